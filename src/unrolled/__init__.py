@@ -1,0 +1,3 @@
+"""Unrolled: experiments with sequence models on event data."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,142 @@
+"""The command `unrolled` and its verbs: parse and hand over, nothing else."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from unrolled import __version__
+from unrolled.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+app = typer.Typer(
+    help="Experiments with sequence models on event data.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_HYDRA = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
+
+
+def main() -> NoReturn:
+    """The entry point of `unrolled`."""
+    sys.exit(_guarded(lambda: app(standalone_mode=True)))
+
+
+def train() -> NoReturn:
+    """The entry point of `train.py`."""
+    from unrolled.run.session import train as run_session
+
+    sys.exit(_guarded(lambda: run_session(sys.argv[1:], shlex.join(sys.argv))))
+
+
+@app.command("train", context_settings=_HYDRA, add_help_option=False)
+def train_command(context: typer.Context) -> None:
+    """Train a model and test its best checkpoint; `unrolled train --help` lists the choices."""
+    from unrolled.run.session import train as run_session
+
+    arguments = list(context.args)
+    raise typer.Exit(run_session(arguments, shlex.join(["unrolled", "train", *arguments])))
+
+
+@app.command("check", context_settings=_HYDRA)
+def check_command(context: typer.Context) -> None:
+    """Compose and check a config, show it, run nothing: `unrolled check task=bitcount`."""
+    import yaml
+
+    from unrolled.run.compose import compose
+    from unrolled.run.overrides import read_command_line
+
+    composed = compose(read_command_line(list(context.args)))
+    typer.echo(yaml.safe_dump(composed.config, sort_keys=False), nl=False)
+
+
+@app.command("prepare", context_settings=_HYDRA)
+def prepare_command(context: typer.Context) -> None:
+    """Make the event store of a log: `unrolled prepare data=clickstream`."""
+    from unrolled.run.compose import compose
+    from unrolled.run.launch import prepare_data
+    from unrolled.run.overrides import read_command_line
+
+    arguments = list(context.args)
+    if not any(a.startswith(("task=", "experiment=")) for a in arguments):
+        arguments.append("task=purchase_intent")
+    prepare_data(compose(read_command_line(arguments)).config)
+
+
+@app.command("evaluate", context_settings={"ignore_unknown_options": True})
+def evaluate_command(
+    run_dir: RunDir,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="data.source.path=FILE and the like.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Another checkpoint than the run's best.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the scores as JSON too.")] = None,
+) -> None:
+    """Test a run's best checkpoint again, also on other data."""
+    import json
+
+    from unrolled.run.evaluate import evaluate
+    from unrolled.run.show import show_scores
+
+    scores = evaluate(run_dir, overrides or [], checkpoint)
+    show_scores(scores)
+    if output is not None:
+        try:
+            output.write_text(json.dumps(scores, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"{output}: can't be written: {error.strerror}") from error
+
+
+@app.command("predict")
+def predict_command(
+    run_dir: RunDir,
+    input: Annotated[Path, typer.Option(help="Parquet or CSV with new sequences.")],
+    output: Annotated[Path, typer.Option(help="Parquet or CSV for the predictions.")],
+) -> None:
+    """Predict new sequences with a run's best checkpoint."""
+    from unrolled.run.predict import predict
+
+    count = predict(run_dir, input, output)
+    typer.echo(f"{count:,} predictions in {output}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Experiments with sequence models on event data."""
+
+
+def _guarded(work: Callable[[], int | None]) -> int:
+    """Run a command; a mistake of the user becomes its message and exit code 2."""
+    try:
+        return work() or 0
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Event store, preparation, batching and LightningDataModules."""

@@ -1,0 +1,124 @@
+"""The LightningDataModule over an event store."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from unrolled.data.module import SequenceData, Split
+from unrolled.data.prepare import LogSource, encode, prepare
+from unrolled.data.schema import Schema
+from unrolled.data.store import JaggedSequences, read_meta
+
+
+class EventData(SequenceData):
+    """Sequences of events from a log, prepared once.
+
+    Args:
+        source: The log and what its columns mean.
+        store_dir: Folder of the prepared stores.
+        batch_size: Sequences of an optimizer step, over all processes.
+        eval_batch_size: Sequences of a validation or test batch, over all processes.
+        shuffle: A new order of the training sequences each epoch.
+        seed: Of that order.
+    """
+
+    def __init__(
+        self,
+        source: LogSource,
+        store_dir: Path,
+        batch_size: PositiveInt = 128,
+        eval_batch_size: PositiveInt = 512,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, shuffle, seed)
+        self.log_source = source
+        self.store_dir = Path(store_dir)
+        self._store: Path | None = None
+        self._schema_dir: Path | None = None
+
+    def prepare_data(self) -> None:
+        """Make the store where it is missing; once on a machine."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the store."""
+        if self._other is None:
+            self._store = prepare(self.log_source, self.store_dir)
+
+    @property
+    def store(self) -> Path:
+        """The folder of the store."""
+        if self._store is None:
+            self.setup()
+        assert self._store is not None
+        return self._store
+
+    @property
+    def schema(self) -> Schema:
+        """The features of the store, or of the run whose schema was taken up."""
+        return Schema.from_dict(self._meta["schema"])
+
+    @property
+    def _meta(self) -> dict[str, Any]:
+        return read_meta(self._schema_dir or self.store)
+
+    @cached_property
+    def _other(self) -> pa.Table | None:
+        """Other data than a run was trained on, encoded by the run's schema; else None."""
+        if self._schema_dir is None:
+            return None
+        if self._meta["fingerprint"] == self.log_source.fingerprint():
+            return None
+        columns, tables = self.log_source.columns(), self.log_source.tables()
+        return encode(self._schema_dir, columns, tables, labelled=True)
+
+    def source(self, split: Split) -> JaggedSequences:
+        """The sequences of a split, memory-mapped; of other data all are for the test."""
+        if self._other is not None:
+            rows = self._other if split == "test" else self._other.slice(0, 0)
+            return JaggedSequences.from_table(rows, self.schema)
+        return JaggedSequences.open(self.store / f"{split}-00000.arrow", self.schema)
+
+    def train_targets(self) -> Tensor:
+        """The labels of the training sequences, in no particular order."""
+        count = self._meta["counts"]["train"]
+        targets = torch.zeros(count["sequences"], dtype=torch.int64)
+        targets[: count["positive"]] = 1
+        return targets
+
+    def sequence_ids(self, split: Split) -> pa.Array:
+        """The log's own ids of the sequences of a split."""
+        with pa.memory_map(str(self.store / f"{split}-00000.arrow")) as file:
+            return pa.ipc.open_file(file).read_all()["id"].combine_chunks()
+
+    def read(self, path: Path) -> tuple[pa.Table, JaggedSequences]:
+        """New events in the columns of the log; labels are not needed.
+
+        Raises:
+            UserError: When a column is missing or a value does not fit.
+        """
+        columns = self.log_source.columns()
+        tables: dict[str, Path | pa.Table | None] = {"events": path, "labels": None}
+        encoded = encode(self._schema_dir or self.store, columns, tables, labelled=False)
+        ids = pa.table({columns.sequence: encoded["id"]})
+        return ids, JaggedSequences.from_table(encoded, self.schema)
+
+    def save_schema(self, directory: Path) -> None:
+        """Copy what encodes new events: description, statistics and vocabularies."""
+        directory.mkdir(exist_ok=True)
+        shutil.copyfile(self.store / "store.json", directory / "store.json")
+        shutil.copytree(self.store / "vocab", directory / "vocab", dirs_exist_ok=True)
+
+    def load_schema(self, directory: Path) -> None:
+        """Encode new events by the schema that `save_schema` wrote."""
+        if (directory / "store.json").exists():
+            self._schema_dir = directory

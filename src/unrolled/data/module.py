@@ -1,0 +1,118 @@
+"""The LightningDataModule that all data share: three sources become three loaders."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import lightning
+import torch
+from torch import Tensor
+
+from unrolled.data.batching import BatchLoader, Source
+from unrolled.data.schema import Schema
+from unrolled.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Split = Literal["train", "val", "test"]
+
+
+class SequenceData(lightning.LightningDataModule, ABC):
+    """Sequences with one target each, in three splits.
+
+    Args:
+        batch_size: Sequences of an optimizer step, over all processes.
+        eval_batch_size: Sequences of a validation or test batch, over all processes.
+        shuffle: A new order of the training sequences each epoch.
+        seed: Of that order.
+    """
+
+    def __init__(self, batch_size: int, eval_batch_size: int, shuffle: bool, seed: int) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+
+    @property
+    @abstractmethod
+    def schema(self) -> Schema:
+        """Features and target; known after `setup`."""
+
+    @abstractmethod
+    def source(self, split: Split) -> Source:
+        """The sequences of a split."""
+
+    @abstractmethod
+    def read(self, path: Path) -> tuple[pa.Table, Source]:
+        """New sequences from a Parquet or CSV file, without targets.
+
+        Returns:
+            The columns that name the sequences in the output, one row a sequence in the order of
+            the source's indices; and the source.
+
+        Raises:
+            UserError: When the file does not fit the schema.
+        """
+
+    def sequence_ids(self, split: Split) -> pa.Array | None:
+        """The names that the sequences of a split have in their source, if any."""
+        return None
+
+    def save_schema(self, directory: Path) -> None:  # noqa: B027
+        """Write to `directory` what is needed to read new sequences without the training data."""
+
+    def load_schema(self, directory: Path) -> None:  # noqa: B027
+        """Read new sequences by what `save_schema` wrote to `directory`."""
+
+    def train_targets(self) -> Tensor:
+        """The targets of the training sequences, in any order."""
+        return self.source("train").targets()
+
+    def best_possible(self) -> dict[str, float]:
+        """The best value any model can reach on the test set, for the metrics where it is known."""
+        return {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are wanted: the trainer's device, or the CPU without a trainer."""
+        if self.trainer is None:
+            return torch.device("cpu")
+        return self.trainer.strategy.root_device
+
+    def loader(self, split: Split) -> BatchLoader:
+        """The loader of a split, sharded over the trainer's processes."""
+        train = split == "train"
+        num_ranks = self.trainer.world_size if self.trainer else 1
+        loader = BatchLoader(
+            self.source(split),
+            self.batch_size if train else self.eval_batch_size,
+            shuffle=train and self.shuffle,
+            seed=self.seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            num_ranks=num_ranks,
+        )
+        # A rank without a share of a training step would make the others wait for ever.
+        if train and len(loader.source) < num_ranks * len(loader):
+            raise UserError(
+                f"data.batch_size={self.batch_size} cuts the {len(loader.source)} training "
+                f"sequences into {len(loader)} batches, too small for {num_ranks} processes; "
+                f"make it at least {num_ranks} and use no more processes than sequences"
+            )
+        return loader
+
+    def train_dataloader(self) -> BatchLoader:
+        """Training batches."""
+        return self.loader("train")
+
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """Validation batches; none where there is no validation set."""
+        loader = self.loader("val")
+        return loader if len(loader) else []
+
+    def test_dataloader(self) -> BatchLoader:
+        """Test batches."""
+        return self.loader("test")

@@ -1,0 +1,283 @@
+"""From an event log to an event store: one pass of SQL in DuckDB, then Arrow files.
+
+    store.json            description, schema, counts, statistics, checksums
+    train-00000.arrow     one row a sequence, list columns; val and test beside it
+    vocab/<column>.parquet
+
+A store's name holds the hash of its source and description, so it is found again; it appears
+complete or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import duckdb
+import pyarrow as pa
+
+from unrolled.data.log import LogColumns, description_json
+from unrolled.data.read_log import Identifier, load_events
+from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
+from unrolled.data.tables import first_line
+from unrolled.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "val", "test")
+
+
+class LogSource(Protocol):
+    """Anything that gives an event log: files, or a generator."""
+
+    def columns(self) -> LogColumns:
+        """What the columns mean."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash that changes when the store would."""
+        ...
+
+    def tables(self) -> dict[str, Path | pa.Table | None]:
+        """`events`, and `labels` where they are a table of their own."""
+        ...
+
+
+def store_path(source: LogSource, root: Path) -> Path:
+    """Where the store of `source` is, or will be."""
+    key = hashlib.sha256(f"{FORMAT_VERSION} {source.fingerprint()}".encode()).hexdigest()
+    return root / f"store-{key[:16]}"
+
+
+def prepare(source: LogSource, root: Path) -> Path:
+    """The store of `source` below the folder `root`; made when it is not there yet.
+
+    Raises:
+        UserError: When the description or the data can't be right, or `root` can't be written.
+    """
+    path = store_path(source, root)
+    if (path / "store.json").exists():
+        return path
+    columns = source.columns()
+    if columns.problems():
+        raise UserError(*(f"data.source: {problem}" for problem in columns.problems()))
+    with duckdb.connect() as connection:
+        # Ids in a fixed order and float sums in a fixed order: the same store on any machine.
+        connection.execute("SET threads = 1")
+        connection.execute("SET enable_progress_bar = false")
+        read = load_events(connection, columns, source.tables(), labelled=True)
+        vocabularies = {c: _build_vocabulary(connection, c) for c in columns.categorical}
+        statistics = {f: _statistics(connection, f) for f in _numeric(columns)}
+        schema = Schema(
+            tuple(Categorical(c, len(v) + UNKNOWN_ID + 1) for c, v in vocabularies.items())
+            + tuple(Numeric(f) for f in _numeric(columns)),
+            num_classes=2,
+        )
+        with _appears_complete(path) as partial:
+            (partial / "vocab").mkdir()
+            for column, vocabulary in vocabularies.items():
+                _write_parquet(connection, vocabulary, partial / "vocab" / f"{column}.parquet")
+            counts = {}
+            for split in SPLITS:
+                table = _encode(connection, columns, vocabularies, statistics, split)
+                _write_arrow(table, partial / f"{split}-00000.arrow")
+                counts[split] = _count(table)
+            meta = {
+                "format_version": FORMAT_VERSION,
+                "fingerprint": source.fingerprint(),
+                "description": json.loads(description_json(columns)),
+                "schema": schema.to_dict(),
+                "statistics": statistics,
+                "counts": counts,
+                "read": read,
+                "checksums": {
+                    str(f.relative_to(partial)): _checksum(f)
+                    for f in sorted(partial.rglob("*"))
+                    if f.is_file()
+                },
+            }
+            (partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n")
+    _report(path, meta)
+    return path
+
+
+def encode(
+    store: Path,
+    columns: LogColumns,
+    tables: dict[str, Path | pa.Table | None],
+    *,
+    labelled: bool,
+) -> pa.Table:
+    """New events on the scale of a store: its vocabularies, its statistics.
+
+    Args:
+        store: Folder with `store.json` and `vocab/`; a store or a run directory's `schema/`.
+        columns: What the columns of the new events mean; the features are the store's.
+        tables: `events` and, where labels are wanted and lie elsewhere, `labels`.
+        labelled: Whether every sequence needs a label.
+
+    Returns:
+        One row a sequence in the order of first appearance: `id`, `label` (null when not labelled)
+        and the list columns.
+
+    Raises:
+        UserError: When the data do not fit the store's description.
+    """
+    meta = json.loads((store / "store.json").read_text())
+    features = [f["name"] for f in meta["schema"]["features"]]
+    if features != [*columns.categorical, *_numeric(columns)]:
+        raise UserError(
+            f"the features {[*columns.categorical, *_numeric(columns)]} are not those that the "
+            f"model was trained on: {features}"
+        )
+    with duckdb.connect() as connection:
+        connection.execute("SET threads = 1")
+        connection.execute("SET enable_progress_bar = false")
+        load_events(connection, columns, tables, labelled=labelled, split=False)
+        vocabularies = {
+            c: connection.execute(
+                "SELECT * FROM read_parquet($path) ORDER BY id",
+                {"path": str(store / "vocab" / f"{c}.parquet")},
+            ).to_arrow_table()
+            for c in columns.categorical
+        }
+        return _encode(connection, columns, vocabularies, meta["statistics"], None)
+
+
+def _numeric(columns: LogColumns) -> dict[str, str]:
+    features: dict[str, str] = dict(columns.numeric)
+    if columns.gap:
+        features["gap"] = "log"
+    return features
+
+
+def _build_vocabulary(connection: duckdb.DuckDBPyConnection, column: str) -> pa.Table:
+    name = Identifier(column)
+    return connection.execute(
+        f"""
+        SELECT value, (row_number() OVER (ORDER BY count DESC, value) + {UNKNOWN_ID})::INTEGER AS id,
+               count
+        FROM (SELECT {name} AS value, count(*) AS count
+              FROM events JOIN sequences USING (sequence_id)
+              WHERE split = 'train' AND {name} IS NOT NULL GROUP BY 1)
+        ORDER BY id
+        """
+    ).to_arrow_table()
+
+
+def _statistics(connection: duckdb.DuckDBPyConnection, feature: str) -> dict[str, float]:
+    name = Identifier(feature)
+    mean, deviation = connection.execute(
+        f"""
+        SELECT avg({name}), stddev_pop({name})
+        FROM events JOIN sequences USING (sequence_id) WHERE split = 'train'
+        """
+    ).fetchone()
+    if mean is None:
+        raise UserError(f"column '{feature}' has no value in the training sequences")
+    # A constant column becomes 0 everywhere rather than a division by zero.
+    return {"mean": mean, "std": deviation or 1.0}
+
+
+def _encode(
+    connection: duckdb.DuckDBPyConnection,
+    columns: LogColumns,
+    vocabularies: dict[str, pa.Table],
+    statistics: dict[str, dict[str, float]],
+    split: str | None,
+) -> pa.Table:
+    select, joins = [], []
+    for index, (column, vocabulary) in enumerate(vocabularies.items()):
+        connection.register(f"vocabulary_{index}", vocabulary)
+        joins.append(
+            f"LEFT JOIN vocabulary_{index} AS v{index} ON v{index}.value = e.{Identifier(column)}"
+        )
+        select.append(
+            f"list(coalesce(v{index}.id, {UNKNOWN_ID})::INTEGER ORDER BY position)"
+            f" AS {Identifier(column)}"
+        )
+    for feature, values in statistics.items():
+        # A missing value becomes the training mean, which is 0 on this scale.
+        select.append(
+            f"list(coalesce((e.{Identifier(feature)} - {values['mean']!r}) / {values['std']!r}, 0)"
+            f"::FLOAT ORDER BY position) AS {Identifier(feature)}"
+        )
+    where = "" if split is None else f"WHERE split = '{split}'"
+    return connection.execute(
+        f"""
+        SELECT sequence_id AS id, label, {", ".join(select)}
+        FROM sequences JOIN events AS e USING (sequence_id) {" ".join(joins)}
+        {where}
+        GROUP BY sequence_id, label, rank ORDER BY rank
+        """
+    ).to_arrow_table()
+
+
+def _write_arrow(table: pa.Table, path: Path) -> None:
+    # One record batch, so that each column is one buffer that can be mapped into memory.
+    batch = table.combine_chunks()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_table(batch, max_chunksize=max(len(batch), 1))
+
+
+def _write_parquet(connection: duckdb.DuckDBPyConnection, table: pa.Table, path: Path) -> None:
+    connection.register("rows_to_write", table)
+    connection.execute(f"COPY rows_to_write TO '{str(path).replace(chr(39), chr(39) * 2)}'")
+    connection.unregister("rows_to_write")
+
+
+def _count(table: pa.Table) -> dict[str, int]:
+    feature = table.column(table.num_columns - 1)
+    events = sum(len(chunk.values) for chunk in feature.chunks)
+    positive = pa.compute.sum(table["label"]).as_py() or 0
+    return {"sequences": len(table), "events": events, "positive": positive}
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _appears_complete(path: Path) -> Iterator[Path]:
+    """A folder to fill that gets its name only when it is full."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{path.parent}: can't make the event store: {error.strerror}") from error
+    try:
+        yield partial
+        try:
+            partial.rename(path)
+        except OSError as error:
+            # Another process has finished the same store in the meantime: it is the same.
+            if not (path / "store.json").exists():
+                raise UserError(f"{path}: {first_line(error)}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _report(path: Path, meta: dict[str, Any]) -> None:
+    lines: Sequence[str] = [
+        f"Prepared {path}: {meta['read']['events']:,} events of "
+        f"{meta['read']['sequences']:,} sequences read"
+        + "".join(f"; {n:,} {what}" for what, n in meta["read"]["dropped"].items() if n)
+    ]
+    for split, count in meta["counts"].items():
+        share = count["positive"] / max(count["sequences"], 1)
+        lines = [
+            *lines,
+            f"  {split:5} {count['sequences']:>9,} sequences {count['events']:>11,} events, "
+            f"{share:.2%} positive",
+        ]
+    print("\n".join(lines), file=sys.stderr)

@@ -1,0 +1,446 @@
+"""Reading an event log into DuckDB, and everything that can be wrong with one.
+
+Leaves two tables in the connection:
+
+    events      sequence_id, position (1, 2, ...), and the features; numbers already under their log
+    sequences   sequence_id, rank (order of the sequences), label, split, length
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from unrolled.data.log import LogColumns, missing_file_message
+from unrolled.data.tables import columns as table_columns
+from unrolled.data.tables import first_line, require_column, scan
+from unrolled.errors import UserError
+
+_TEMPORAL = ("TIMESTAMP", "DATE")
+
+
+class Identifier(str):
+    """A column's name, quoted for SQL when formatted."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return '"' + str(self).replace('"', '""') + '"'
+
+
+def load_events(
+    connection: duckdb.DuckDBPyConnection,
+    columns: LogColumns,
+    tables: dict[str, Path | pa.Table | None],
+    *,
+    labelled: bool,
+    split: bool = True,
+) -> dict[str, Any]:
+    """Read, check, cut and split.
+
+    Args:
+        connection: Where the tables `events` and `sequences` are made.
+        columns: What the columns mean.
+        tables: `events` and `labels`.
+        labelled: Whether every sequence needs a label.
+        split: Whether every sequence needs a split; else all are `test`, in order of appearance.
+
+    Returns:
+        The account: events and sequences read, and what was dropped and why.
+
+    Raises:
+        UserError: For data that do not fit the description.
+    """
+    events, where = _relation(connection, "events", tables["events"])
+    known = table_columns(connection, events, where)
+    labels, labels_where = None, where
+    if tables.get("labels") is not None and (labelled or split):
+        labels, labels_where = _relation(connection, "labels", tables["labels"])
+    _check_columns(connection, columns, known, where, labels, labels_where, labelled, split)
+    try:
+        _read_events(connection, columns, events, known, where)
+        account = _cut_sequences(connection, columns, where)
+        if labels is not None:
+            _join_labels(connection, columns, labels, labels_where, labelled, split)
+    except duckdb.Error as error:
+        raise UserError(f"{where}: {first_line(error)}") from error
+    if labelled:
+        _check_labels(connection, columns, labels_where)
+    _split(connection, columns, labels_where, split)
+    if split and labelled:
+        _check_classes(connection, columns, labels_where)
+    return account
+
+
+def _relation(
+    connection: duckdb.DuckDBPyConnection, name: str, table: Path | pa.Table | None
+) -> tuple[str, Path]:
+    if isinstance(table, pa.Table):
+        connection.register(f"given_{name}", table)
+        return f"given_{name}", Path(f"<generated {name}>")
+    assert table is not None
+    try:
+        return scan(table), table
+    except UserError as error:
+        if "no such file" in str(error):
+            raise UserError(missing_file_message(table)) from None
+        raise
+
+
+def _check_columns(
+    connection: duckdb.DuckDBPyConnection,
+    columns: LogColumns,
+    known: dict[str, str],
+    where: Path,
+    labels: str | None,
+    labels_where: Path,
+    labelled: bool,
+    split: bool,
+) -> None:
+    wanted = {
+        "data.source.sequence": columns.sequence,
+        "data.source.order": columns.order,
+        "data.source.time": columns.time,
+        "data.source.event_type": columns.event_type if columns.target_event else None,
+    }
+    pairs = [(key, name) for key, name in wanted.items() if name is not None]
+    pairs += [("data.source.categorical", name) for name in columns.categorical]
+    pairs += [("data.source.numeric", name) for name in columns.numeric]
+    per_sequence = []
+    if labelled and columns.label is not None:
+        per_sequence.append(("data.source.label", columns.label))
+    if split and columns.split is not None:
+        per_sequence.append(("data.source.split", columns.split))
+    problems = _missing(pairs if labels else pairs + per_sequence, known, where)
+    if labels is not None:
+        label_columns = table_columns(connection, labels, labels_where)
+        per_sequence.append(("data.source.sequence", columns.sequence))
+        problems += _missing(per_sequence, label_columns, labels_where)
+    if problems:
+        raise UserError(*problems)
+
+
+def _missing(pairs: list[tuple[str, str]], known: dict[str, str], where: Path) -> list[str]:
+    problems = []
+    for key, name in pairs:
+        try:
+            require_column(name, known, where, key)
+        except UserError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _read_events(
+    connection: duckdb.DuckDBPyConnection,
+    columns: LogColumns,
+    events: str,
+    known: dict[str, str],
+    where: Path,
+) -> None:
+    if connection.execute(f"SELECT NOT EXISTS (FROM {events})").fetchone()[0]:
+        raise UserError(f"{where}: the file has no rows")
+    select = [
+        f"{Identifier(columns.sequence)} AS sequence_id",
+        f"{Identifier(columns.order)} AS event_order",
+        "row_number() OVER () AS source_row",
+    ]
+    if columns.time is not None:
+        _check_convertible(
+            connection, events, where, columns.time, _seconds(columns.time, known), "a time"
+        )
+        select.append(f"{_seconds(columns.time, known)} AS event_time")
+    if columns.event_type is not None and columns.target_event is not None:
+        select.append(f"{Identifier(columns.event_type)}::VARCHAR AS event_type")
+    select += [f"{Identifier(name)}" for name in columns.categorical]
+    for name, transform in columns.numeric.items():
+        number = f"TRY_CAST({Identifier(name)} AS DOUBLE)"
+        finite = f"CASE WHEN isfinite({number}) THEN {number} END"
+        _check_convertible(connection, events, where, name, finite, "a finite number")
+        if transform == "log":
+            _check_not_negative(connection, events, where, name)
+            finite = f"ln(1 + {finite})"
+        select.append(f"{finite} AS {Identifier(name)}")
+    for name, key in ((columns.label, "label_value"), (columns.split, "split_value")):
+        if name is not None and name in known:
+            select.append(f"{Identifier(name)} AS {key}")
+    connection.execute(f"CREATE TABLE read_events AS SELECT {', '.join(select)} FROM {events}")
+    missing, first = connection.execute(
+        "SELECT count(*), min(source_row) FROM read_events WHERE event_order IS NULL"
+    ).fetchone()
+    if missing:
+        raise UserError(
+            f"{where}: column '{columns.order}' is empty in {missing:,} rows, first in row "
+            f"{first:,}; the events can't be ordered"
+        )
+
+
+def _seconds(name: str, known: dict[str, str]) -> str:
+    kind = known[name]
+    column = f"{Identifier(name)}"
+    if kind.startswith(_TEMPORAL):
+        return f"epoch({column})"
+    if kind == "VARCHAR":
+        # Text may carry a zone ('... UTC'); a plain time is taken as UTC too.
+        return f"epoch(TRY_CAST({column} AS TIMESTAMPTZ))"
+    return f"TRY_CAST({column} AS DOUBLE)"
+
+
+def _check_convertible(
+    connection: duckdb.DuckDBPyConnection,
+    events: str,
+    where: Path,
+    name: str,
+    converted: str,
+    what: str,
+) -> None:
+    count, example, filled = connection.execute(
+        f"""
+        SELECT count(*) FILTER (WHERE {converted} IS NULL AND {Identifier(name)} IS NOT NULL),
+               any_value({Identifier(name)}::VARCHAR)
+                   FILTER (WHERE {converted} IS NULL AND {Identifier(name)} IS NOT NULL),
+               count({Identifier(name)})
+        FROM {events}
+        """
+    ).fetchone()
+    if count:
+        raise UserError(
+            f"{where}: column '{name}' is not {what} in {count:,} rows, for example {example!r}"
+        )
+    if filled == 0:
+        raise UserError(f"{where}: column '{name}' has no value in any row")
+
+
+def _check_not_negative(
+    connection: duckdb.DuckDBPyConnection, events: str, where: Path, name: str
+) -> None:
+    count, smallest = connection.execute(
+        f"SELECT count(*), min(x) FROM (SELECT TRY_CAST({Identifier(name)} AS DOUBLE) AS x "
+        f"FROM {events}) WHERE x < 0"
+    ).fetchone()
+    if count:
+        raise UserError(
+            f"{where}: column '{name}' is negative in {count:,} rows (smallest {smallest:g}); "
+            "the transform 'log' needs values >= 0; use 'standard'"
+        )
+
+
+def _cut_sequences(
+    connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path
+) -> dict[str, Any]:
+    """Number the events, cut before the target, apply the lengths."""
+    total, without_id, sequences = connection.execute(
+        "SELECT count(*), count(*) FILTER (WHERE sequence_id IS NULL), "
+        "count(DISTINCT sequence_id) FROM read_events"
+    ).fetchone()
+    target = "NULL::BIGINT"
+    if columns.target_event is not None:
+        target = "min(CASE WHEN event_type = $target THEN position END) OVER per_sequence"
+    connection.execute(
+        f"""
+        CREATE TABLE numbered AS
+        SELECT *, {target} AS first_target FROM (
+            SELECT *, row_number() OVER (PARTITION BY sequence_id
+                                         ORDER BY event_order, source_row) AS position
+            FROM read_events WHERE sequence_id IS NOT NULL)
+        WINDOW per_sequence AS (PARTITION BY sequence_id)
+        """,
+        {"target": columns.target_event} if columns.target_event is not None else {},
+    )
+    gap = ""
+    if columns.gap:
+        gap = """, ln(1 + coalesce(event_time - lag(event_time)
+                 OVER (PARTITION BY sequence_id ORDER BY position), 0)) AS gap"""
+        backwards = connection.execute(
+            """
+            SELECT count(*), any_value(sequence_id::VARCHAR) FROM (
+                SELECT sequence_id, event_time - lag(event_time) OVER
+                    (PARTITION BY sequence_id ORDER BY position) AS step FROM numbered)
+            WHERE step < 0
+            """
+        ).fetchone()
+        if backwards[0]:
+            raise UserError(
+                f"{where}: ordered by '{columns.order}', the time '{columns.time}' goes back "
+                f"{backwards[0]:,} times, for example in sequence {backwards[1]}; "
+                "set data.source.order to the time column"
+            )
+    kept = "first_target IS NULL OR position < first_target"
+    longest = columns.max_length
+    last_events = f"QUALIFY position > max(position) OVER per_sequence - {longest}"
+    connection.execute(
+        f"""
+        CREATE TABLE events AS
+        SELECT * EXCLUDE (event_order) {gap} FROM numbered
+        WHERE {kept}
+        WINDOW per_sequence AS (PARTITION BY sequence_id)
+        {last_events if longest is not None else ""}
+        """
+    )
+    label = "(max(first_target) IS NOT NULL)::INTEGER" if columns.target_event else "NULL::INTEGER"
+    start = "min(event_time)" if columns.time is not None else "min(source_row)"
+    known = {r[0] for r in connection.execute("DESCRIBE read_events").fetchall()}
+    carried = "".join(
+        f", min({c}) AS {c}, max({c}) AS {c}_max" for c in ("label_value", "split_value")
+        if c in known
+    )
+    connection.execute(
+        f"""
+        CREATE TABLE sequences AS
+        SELECT sequence_id, count(*) AS length, {start} AS start, min(source_row) AS first_row,
+               {label} AS label {carried}
+        FROM events GROUP BY sequence_id HAVING count(*) >= {columns.min_length}
+        """
+    )
+    left = connection.execute("SELECT count(*) FROM sequences").fetchone()[0]
+    if left == 0:
+        raise UserError(
+            f"{where}: no sequence is left of {sequences:,} after min_length={columns.min_length}"
+            + (f" and the cut before '{columns.target_event}'" if columns.target_event else "")
+        )
+    return {
+        "events": total,
+        "sequences": sequences,
+        "dropped": {
+            f"events without {columns.sequence} dropped": without_id,
+            "sequences without enough events dropped": sequences - left,
+        },
+    }
+
+
+def _join_labels(
+    connection: duckdb.DuckDBPyConnection,
+    columns: LogColumns,
+    labels: str,
+    where: Path,
+    labelled: bool,
+    split: bool,
+) -> None:
+    wanted = []
+    if labelled and columns.label is not None:
+        value = f"l.{Identifier(columns.label)}"
+        wanted.append(f"{value} AS label_value, {value} AS label_value_max")
+    if split and columns.split is not None:
+        value = f"l.{Identifier(columns.split)}"
+        wanted.append(f"{value} AS split_value, {value} AS split_value_max")
+    key = Identifier(columns.sequence)
+    doubled = connection.execute(
+        f"SELECT count(*), any_value({key}::VARCHAR) FROM "
+        f"(SELECT {key} FROM {labels} GROUP BY 1 HAVING count(*) > 1)"
+    ).fetchone()
+    if doubled[0]:
+        raise UserError(
+            f"{where}: {doubled[0]:,} values of '{columns.sequence}' stand in more than one row, "
+            f"for example {doubled[1]}"
+        )
+    missing = connection.execute(
+        f"SELECT count(*), any_value(sequence_id::VARCHAR) FROM sequences "
+        f"WHERE sequence_id NOT IN (SELECT {key} FROM {labels} WHERE {key} IS NOT NULL)"
+    ).fetchone()
+    if missing[0]:
+        raise UserError(
+            f"{where}: {missing[0]:,} sequences of the log have no row here, "
+            f"for example {columns.sequence} {missing[1]}"
+        )
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TABLE sequences AS
+        SELECT s.*, {", ".join(wanted)}
+        FROM sequences AS s JOIN {labels} AS l ON l.{key} = s.sequence_id
+        """
+    )
+
+
+def _check_labels(
+    connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path
+) -> None:
+    if columns.label is None:
+        return
+    odd = connection.execute(
+        """
+        SELECT count(*), any_value(sequence_id::VARCHAR), any_value(label_value::VARCHAR)
+        FROM sequences WHERE label_value IS DISTINCT FROM label_value_max
+           OR label_value IS NULL OR label_value::VARCHAR NOT IN ('0', '1', 'true', 'false',
+                                                                  '0.0', '1.0')
+        """
+    ).fetchone()
+    if odd[0]:
+        raise UserError(
+            f"{where}: column '{columns.label}' must be 0 or 1, one value a sequence; "
+            f"{odd[0]:,} sequences are not so, for example {columns.sequence} {odd[1]} "
+            f"with {odd[2]!r}"
+        )
+    connection.execute(
+        "UPDATE sequences SET label = (label_value::VARCHAR IN ('1', 'true', '1.0'))::INTEGER"
+    )
+
+
+def _split(
+    connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path, split: bool
+) -> None:
+    if not split:
+        connection.execute("ALTER TABLE sequences ADD COLUMN split VARCHAR DEFAULT 'test'")
+        order = "first_row"
+    elif columns.split is not None:
+        odd = connection.execute(
+            """
+            SELECT count(*), any_value(split_value::VARCHAR), any_value(sequence_id::VARCHAR)
+            FROM sequences WHERE split_value::VARCHAR NOT IN ('train', 'val', 'test')
+               OR split_value IS NULL OR split_value IS DISTINCT FROM split_value_max
+            """
+        ).fetchone()
+        if odd[0]:
+            raise UserError(
+                f"{where}: column '{columns.split}' must be train, val or test, one value a "
+                f"sequence; {odd[0]:,} sequences are not so, for example {columns.sequence} "
+                f"{odd[2]} with {odd[1]!r}"
+            )
+        connection.execute("ALTER TABLE sequences ADD COLUMN split VARCHAR")
+        connection.execute("UPDATE sequences SET split = split_value")
+        order = "first_row"
+    else:
+        val_from = 1 - columns.val_fraction - columns.test_fraction
+        connection.execute(
+            f"""
+            CREATE OR REPLACE TABLE sequences AS
+            SELECT *, CASE WHEN place < {val_from} THEN 'train'
+                           WHEN place < {1 - columns.test_fraction} THEN 'val'
+                           ELSE 'test' END AS split
+            FROM (SELECT *, (row_number() OVER (ORDER BY start, first_row) - 0.5)
+                            / count(*) OVER () AS place FROM sequences)
+            """
+        )
+        order = "start, first_row"
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TABLE sequences AS
+        SELECT sequence_id, label, split, length,
+               row_number() OVER (ORDER BY {order}) AS rank FROM sequences
+        """
+    )
+
+
+def _check_classes(
+    connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path
+) -> None:
+    counts = {
+        name: (total, positive)
+        for name, total, positive in connection.execute(
+            "SELECT split, count(*), sum(label)::BIGINT FROM sequences GROUP BY 1"
+        ).fetchall()
+    }
+    label = f"column '{columns.label}'" if columns.label else f"event '{columns.target_event}'"
+    problems = []
+    for name in ("train", "val", "test"):
+        total, positive = counts.get(name, (0, 0))
+        if total == 0:
+            problems.append(f"{where}: the split '{name}' has no sequence")
+        elif positive in (0, total):
+            problems.append(
+                f"{where}: the split '{name}' has one class only: all of its {total:,} sequences "
+                f"have label {positive // total} ({label}); there is nothing to learn or to judge"
+            )
+    if problems:
+        raise UserError(*problems)

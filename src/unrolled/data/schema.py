@@ -1,0 +1,61 @@
+"""What a sequence's columns mean: the contract between data, models and tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+PADDING_ID = 0
+UNKNOWN_ID = 1
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A column of ids: 0 is padding, 1 is unknown, values seen in training follow.
+
+    Args:
+        name: The column.
+        num_ids: Number of ids, padding and unknown included.
+    """
+
+    name: str
+    num_ids: int
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """A column of real values, already on the scale that the model sees; 0 where padded."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The features of a batch and its target.
+
+    Args:
+        features: The columns of `SequenceBatch.features`, in the order the model sees them.
+        num_classes: The target is an integer in 0 .. num_classes - 1.
+    """
+
+    features: tuple[Categorical | Numeric, ...]
+    num_classes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` reads it back."""
+        kinds = {Categorical: "categorical", Numeric: "numeric"}
+        return {
+            "features": [{"kind": kinds[type(f)], **asdict(f)} for f in self.features],
+            "num_classes": self.num_classes,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Schema:
+        """The schema that `to_dict` wrote."""
+        kinds = {"categorical": Categorical, "numeric": Numeric}
+        features = tuple(
+            kinds[f["kind"]](**{k: v for k, v in f.items() if k != "kind"})
+            for f in data["features"]
+        )
+        return cls(features, data["num_classes"])

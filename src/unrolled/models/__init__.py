@@ -1,0 +1,1 @@
+"""Embeddings, encoders, read-outs and heads; plain torch modules."""

@@ -1,0 +1,91 @@
+"""Pictures of one run: its learning curves, and what its predictions look like."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from matplotlib.figure import Figure
+
+
+def plot_run(run_dir: Path, main_metric: str, predictions: pa.Table | None) -> None:
+    """Write the PNG files of `plots/`.
+
+    Args:
+        run_dir: With metrics.csv and metrics.json.
+        main_metric: The task's, without the split.
+        predictions: Of the test set, where it is not too large.
+    """
+    (run_dir / "plots").mkdir(exist_ok=True)
+    _learning_curves(run_dir, main_metric)
+    if predictions is not None and "probability" in predictions.column_names:
+        _reliability(run_dir, predictions)
+
+
+def read_curves(run_dir: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and values of every metric in metrics.csv."""
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name not in ("step", "epoch"):
+                    steps, values = curves.setdefault(name, ([], []))
+                    steps.append(int(row["step"]))
+                    values.append(float(value))
+    return curves
+
+
+def _learning_curves(run_dir: Path, main_metric: str) -> None:
+    curves = read_curves(run_dir)
+    result = json.loads((run_dir / "metrics.json").read_text())
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss_axes, metric_axes = figure.subplots(1, 2)
+    for name in ("train/loss", "val/loss"):
+        if name in curves:
+            loss_axes.plot(*curves[name], label=name)
+    loss_axes.set(xlabel="step", ylabel="loss")
+    if all(v > 0 for n in ("train/loss", "val/loss") for v in curves.get(n, ([], [1.0]))[1]):
+        loss_axes.set_yscale("log")
+    loss_axes.legend()
+
+    name = f"val/{main_metric}"
+    if name in curves:
+        metric_axes.plot(*curves[name], label=name)
+    score = result["metrics"].get(f"test/{main_metric}", {})
+    styles: list[tuple[str, str, dict[str, Any]]] = [
+        ("trivial", "trivial", {"color": "grey", "linestyle": ":"}),
+        ("value", "test", {"color": "black", "linestyle": "--"}),
+        ("best", "best possible", {"color": "green", "linestyle": ":"}),
+    ]
+    for key, label, style in styles:
+        if score.get(key) is not None:
+            metric_axes.axhline(score[key], label=f"{label} {score[key]:.4g}", **style)
+    metric_axes.set(xlabel="step", ylabel=main_metric)
+    metric_axes.legend()
+    figure.savefig(run_dir / "plots" / "learning_curves.png", dpi=120)
+
+
+def _reliability(run_dir: Path, predictions: pa.Table, bins: int = 10) -> None:
+    import numpy as np
+
+    probability = predictions["probability"].to_numpy()
+    target = predictions["target"].to_numpy()
+    which = np.minimum((probability * bins).astype(int), bins - 1)
+    count = np.bincount(which, minlength=bins)
+    seen = count > 0
+    predicted = np.bincount(which, probability, bins)[seen] / count[seen]
+    observed = np.bincount(which, target, bins)[seen] / count[seen]
+
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
+    axes.plot(predicted, observed, marker="o", label="test sequences")
+    axes.set(ylabel="share with label 1", title="Reliability")
+    axes.legend()
+    edges = np.linspace(0, 1, bins + 1)
+    below.stairs(count, edges, fill=True)
+    below.set(xlabel="predicted probability", ylabel="sequences", yscale="log")
+    figure.savefig(run_dir / "plots" / "reliability.png", dpi=120)

@@ -1,0 +1,1 @@
+"""The run directory: compose, check, create, launch, resume, status."""

@@ -1,0 +1,174 @@
+"""Checking a composed config against the signatures of what it names: every error at once.
+
+The result is complete: defaults that the config leaves to a class are written out, paths are
+absolute, so that the run directory says what was run even when a default changes later.
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from unrolled.errors import UserError, did_you_mean
+from unrolled.run.experiment import HYDRA_KEYS
+from unrolled.run.signatures import REQUIRED, Parameter, Signature, read_signature
+
+EXPERIMENT = "unrolled.run.experiment.Experiment"
+"""The signature of the whole config."""
+
+_OF_THE_RUN = {"run_dir", "config", "monitor", "monitor_mode", "main_metric"}
+SUPPLIED: dict[tuple[str, ...], set[str]] = {
+    ("embedding",): {"schema"},
+    ("model",): {"input_size"},
+    ("readout",): {"input_size"},
+    ("head",): {"input_size", "num_classes"},
+    ("optimizer",): {"params"},
+    ("scheduler",): {"optimizer"},
+    ("task",): {"model", "optimizer", "scheduler"},
+    ("trainer",): {"logger", "callbacks", "default_root_dir"},
+    ("logger", "*"): _OF_THE_RUN,
+    ("callbacks", "*"): _OF_THE_RUN,
+}
+"""Arguments that the run supplies when it builds the part: no config sets them."""
+
+ALLOWED_PACKAGES = {"unrolled", "torch", "lightning", "torchmetrics"}
+
+Origin = Callable[[tuple[str, ...]], str]
+"""Where a key was set: a file and line, or the command line."""
+
+
+def check(
+    config: dict[str, Any], origin: Origin = lambda key: "", allowed: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """Complete a resolved config and check every key and value.
+
+    Args:
+        config: Plain data, interpolations resolved.
+        origin: Says where a key was set, for the messages.
+        allowed: Further packages that a `_target_` may name.
+
+    Returns:
+        The config with the defaults of the classes and absolute paths.
+
+    Raises:
+        UserError: With every problem that was found.
+    """
+    checker = _Checker(origin, ALLOWED_PACKAGES | allowed)
+    complete = checker.node(config, read_signature(EXPERIMENT), ())
+    if checker.problems:
+        raise UserError(*checker.problems)
+    return complete
+
+
+class _Checker:
+    def __init__(self, origin: Origin, allowed: set[str]) -> None:
+        self.origin = origin
+        self.allowed = allowed
+        self.problems: list[str] = []
+
+    def problem(self, key: tuple[str, ...], message: str) -> None:
+        where = self.origin(key)
+        self.problems.append(f"{where + ': ' if where else ''}{'.'.join(key)}: {message}")
+
+    def node(
+        self, values: dict[str, Any], signature: Signature, key: tuple[str, ...]
+    ) -> dict[str, Any]:
+        place = key if len(key) < 2 else (key[0], *"*" * (len(key) - 1))
+        supplied = SUPPLIED.get(place, set())
+        known = {n: p for n, p in signature.parameters.items() if n not in supplied}
+        complete: dict[str, Any] = {}
+        for name, value in values.items():
+            here = (*key, name)
+            if name in HYDRA_KEYS:
+                complete[name] = value
+            elif name in supplied:
+                self.problem(here, "the run supplies this itself; it can't be set")
+            elif name in known:
+                complete[name] = self.value(value, known[name], here)
+            elif not signature.accepts_any:
+                at = "the config" if not key else signature.target.rpartition(".")[2]
+                self.problem(here, f"{at} has no '{name}'; {did_you_mean(name, known)}")
+            else:
+                complete[name] = value
+        for name, parameter in known.items():
+            if name in complete or name in values:
+                continue
+            if parameter.default is REQUIRED:
+                target = signature.target.rpartition(".")[2]
+                self.problem((*key, name), f"missing; {target} needs it ({parameter.text})")
+            elif isinstance(parameter.default, bool | int | float | str):
+                complete[name] = parameter.default
+        return complete
+
+    def value(self, value: Any, parameter: Parameter, key: tuple[str, ...]) -> Any:
+        if _has_target(value):
+            return self.nested(value, key)
+        if value == "???":
+            self.problem(key, f"missing; give it a value ({parameter.text})")
+            return value
+        try:
+            _adapter(parameter.annotation).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            self.problem(key, f"{json.dumps(value)} does not fit: {_reason(error, parameter)}")
+        if parameter.is_path and isinstance(value, str):
+            return str(Path(value).expanduser().absolute())
+        return value
+
+    def nested(self, value: Any, key: tuple[str, ...]) -> Any:
+        if isinstance(value, list):
+            return [self.nested(v, (*key, str(i))) for i, v in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        if "_target_" not in value:
+            return {k: self.nested(v, (*key, k)) for k, v in value.items()}
+        target = value["_target_"]
+        if not isinstance(target, str) or target.partition(".")[0] not in self.allowed:
+            self.problem(
+                (*key, "_target_"),
+                f"{target!r} is not of a package that may be run: "
+                f"{', '.join(sorted(self.allowed))}; add yours with --allow PACKAGE",
+            )
+            return value
+        try:
+            signature = read_signature(target)
+        except UserError as error:
+            self.problem((*key, "_target_"), str(error).removeprefix("_target_: "))
+            return value
+        return self.node(value, signature, key)
+
+
+def packages(value: Any) -> set[str]:
+    """The packages that the `_target_`s of a config name."""
+    if isinstance(value, dict):
+        own = {str(value["_target_"]).partition(".")[0]} if "_target_" in value else set()
+        return own.union(*(packages(v) for v in value.values()))
+    return set().union(*(packages(v) for v in value)) if isinstance(value, list) else set()
+
+
+def _has_target(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(_has_target(v) for v in value.values())
+    return isinstance(value, list) and any(_has_target(v) for v in value)
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except Exception:
+        # An annotation pydantic can't make sense of says nothing about a plain value.
+        return TypeAdapter(typing.Any)
+
+
+def _reason(error: ValidationError, parameter: Parameter) -> str:
+    problems = error.errors(include_url=False)
+    ranges = [p for p in problems if p["type"].startswith(("greater", "less"))]
+    if ranges:
+        return ranges[0]["msg"].replace("Input should", "it must")
+    if len(problems) == 1 and problems[0]["type"] == "literal_error":
+        return problems[0]["msg"].replace("Input should", "it must")
+    return f"it must be {parameter.text}"

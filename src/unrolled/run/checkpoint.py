@@ -1,0 +1,70 @@
+"""What a checkpoint says of itself, and loading one safely."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from unrolled.errors import UserError
+from unrolled.run.directory import RunDirectory, task_name
+from unrolled.tasks.base import SequenceTask
+
+
+class CheckpointIdentity(Callback):
+    """Writes the task's name and the config's hash into every checkpoint."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.identity = {"task": task_name(run.config()), "config_hash": run.config_hash()}
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the identity."""
+        checkpoint["unrolled"] = self.identity
+
+
+def load_weights(task: SequenceTask, path: Path) -> None:
+    """Load the weights of a checkpoint into a task.
+
+    Args:
+        task: Built from the run's config.
+        path: A checkpoint; only tensors and plain data are read, no code is executed.
+
+    Raises:
+        UserError: When the file can't be read or belongs to another task or model.
+    """
+    checkpoint = read_checkpoint(path)
+    own = type(task).__module__.rpartition(".")[2]
+    other = checkpoint.get("unrolled", {}).get("task")
+    if other != own:
+        raise UserError(f"{path}: the checkpoint is of the task '{other}', this run's is '{own}'")
+    try:
+        task.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        problems = [line.strip() for line in str(error).splitlines()[1:4]]
+        raise UserError(
+            f"{path}: the checkpoint's weights do not fit this run's model:", *problems
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file.
+
+    Raises:
+        UserError: When it is missing or damaged.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path}: not a checkpoint that can be read ({reason})") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path}: not a checkpoint of a run: it has no state_dict")
+    return checkpoint

@@ -1,0 +1,121 @@
+"""One composition: from the command line to a complete, checked config."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from unrolled.errors import UserError
+from unrolled.run.check import check
+from unrolled.run.conf import PRIMARY, conf_dir, search_path
+from unrolled.run.origins import Origins
+from unrolled.run.overrides import CommandLine, add_working_directory
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A checked config and where it came from.
+
+    Args:
+        config: Complete, plain data.
+        overrides: What was typed for it, one element a key.
+        sweep_dir: The folder of a multirun's job; None for a single run.
+        choices: The chosen file of each group.
+    """
+
+    config: dict[str, Any]
+    overrides: list[str]
+    sweep_dir: Path | None
+    choices: dict[str, Any]
+
+
+def compose(line: CommandLine) -> Composed:
+    """Compose and check a single config, without running anything.
+
+    Raises:
+        UserError: With every problem that was found.
+    """
+    add_working_directory()
+    folder = str(line.config_dir) if line.config_dir else None
+    with (
+        _translated(),
+        hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="unrolled"),
+    ):
+        searched = [f"hydra.searchpath=[file://{folder}]"] if folder else []
+        cfg = hydra.compose(
+            PRIMARY, [*searched, *line.overrides], return_hydra_config=True
+        )
+        choices = dict(cfg.hydra.runtime.choices)
+        OmegaConf.set_struct(cfg, False)
+        del cfg["hydra"]
+        return finish(cfg, line, choices, line.overrides, None)
+
+
+def run_hydra(line: CommandLine, job: Callable[[DictConfig], None]) -> None:
+    """Let Hydra compose and call `job`, once, or once for every combination of a multirun.
+
+    Raises:
+        UserError: When Hydra can't compose.
+    """
+    add_working_directory()
+    # Otherwise Hydra prints errors in its own way and exits with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [sys.argv[0], *line.flags, *line.overrides]
+    with _translated():
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=PRIMARY)(job)()
+
+
+def in_job(cfg: DictConfig, line: CommandLine) -> Composed:
+    """Complete and check the config that Hydra composed for a job.
+
+    Raises:
+        UserError: With every problem that was found.
+    """
+    hydra_config = HydraConfig.get()
+    sweep = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
+    sweep_dir = Path(hydra_config.sweep.dir) / hydra_config.sweep.subdir if sweep else None
+    overrides = list(hydra_config.overrides.task)
+    return finish(cfg, line, dict(hydra_config.runtime.choices), overrides, sweep_dir)
+
+
+def finish(
+    cfg: DictConfig,
+    line: CommandLine,
+    choices: dict[str, Any],
+    overrides: list[str],
+    sweep_dir: Path | None,
+) -> Composed:
+    """Resolve, complete and check."""
+    choices = {g: c for g, c in choices.items() if not g.startswith("hydra/")}
+    origin = Origins(line, choices, search_path(line.config_dir))
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "config"
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(plain, dict)
+    config = check({str(k): v for k, v in plain.items()}, origin, frozenset(line.allowed))
+    typed = [o.removeprefix("++") for o in overrides]
+    return Composed(config, typed, sweep_dir, choices)
+
+
+class _translated:
+    """Hydra's and omegaconf's errors as ours: their first lines, without a traceback."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            lines = [text for text in str(error).splitlines() if text.strip()]
+            raise UserError("\n".join(lines[:4])) from error

@@ -1,0 +1,186 @@
+"""The run directory: the one place where a run's configuration, state and results are."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+
+from unrolled.errors import UserError
+
+
+class RunDirectory:
+    """A run's files.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @classmethod
+    def create(cls, config: dict[str, Any], path: Path | None, command: str) -> RunDirectory:
+        """Make the folder and write the configuration and the command into it.
+
+        Args:
+            config: Complete and checked.
+            path: The folder; None names it by task, time and config hash.
+            command: What was typed.
+
+        Raises:
+            UserError: When the folder is taken or can't be made.
+        """
+        try:
+            path = _make_folder(config, path)
+        except FileExistsError:
+            raise UserError(
+                f"run_dir={path} exists already; go on with it by resume={path}, "
+                "or name another folder"
+            ) from None
+        except OSError as error:
+            raise UserError(f"{path or 'runs'}: can't make the run directory: {error}") from error
+        run = cls(path)
+        run.write("config.yaml", yaml.safe_dump(config, sort_keys=False))
+        run.write("command.txt", command + "\n")
+        run.set_status(state="created", created=now())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """A run directory that is there.
+
+        Raises:
+            UserError: When it is none.
+        """
+        run = cls(path)
+        if not (path / "config.yaml").is_file():
+            kind = "no such folder" if not path.is_dir() else "it has no config.yaml"
+            raise UserError(f"{path}: not a run directory, {kind}")
+        return run
+
+    def config(self) -> dict[str, Any]:
+        """The configuration of the run."""
+        config: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
+        return config
+
+    def config_hash(self) -> str:
+        """Of the bytes of config.yaml: what all processes of a run must agree on."""
+        return hashlib.sha256((self.path / "config.yaml").read_bytes()).hexdigest()
+
+    def status(self) -> dict[str, Any]:
+        """state, error, steps, and times in seconds since 1970; empty where there is none."""
+        return self.read_json("status.json")
+
+    def set_status(self, **changes: Any) -> None:
+        """Change some entries of status.json."""
+        self.write_json("status.json", {**self.status(), **changes})
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run; empty where it is missing."""
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            return {}
+        return content
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file, complete or not at all."""
+        self.write(name, json.dumps(content, indent=2) + "\n")
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file, complete or not at all."""
+        path = self.path / name
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(text)
+        partial.replace(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of best.ckpt and last.ckpt."""
+        return self.path / "checkpoints"
+
+    def best_checkpoint(self) -> Path:
+        """best.ckpt, or last.ckpt of a run without validation.
+
+        Raises:
+            UserError: When there is neither.
+        """
+        for name in ("best.ckpt", "last.ckpt"):
+            if (self.checkpoints / name).is_file():
+                return self.checkpoints / name
+        raise UserError(f"{self.path}: the run has no checkpoint yet")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Own the run directory.
+
+        Raises:
+            UserError: When another process does.
+        """
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(
+                f"{self.path}: another process is working on this run; wait for it or stop it"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def remove(self) -> None:
+        """Delete the folder, and folders above it that are empty then."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        for parent in self.path.parents[:2]:
+            if parent.name not in ("runs", "multirun") and parent.parent.name != "runs":
+                break
+            try:
+                parent.rmdir()
+            except OSError:
+                break
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Of the content of a config, wherever its run is."""
+    identity = {k: v for k, v in config.items() if k not in ("run_dir", "resume")}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def task_name(config: dict[str, Any]) -> str:
+    """`bitcount` for unrolled.tasks.bitcount.Bitcount."""
+    return str(config["task"]["_target_"]).split(".")[-2]
+
+
+def now() -> float:
+    """Seconds since 1970."""
+    return datetime.datetime.now().timestamp()
+
+
+def _make_folder(config: dict[str, Any], path: Path | None) -> Path:
+    if path is not None:
+        if path.is_dir() and not any(path.iterdir()):
+            return path
+        path.mkdir(parents=True)
+        return path
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    base = Path("runs") / task_name(config) / f"{stamp}-{config_hash(config)[:6]}"
+    path, tries = base, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            # The same experiment twice in a second.
+            tries += 1
+            path = base.with_name(f"{base.name}-{tries}")

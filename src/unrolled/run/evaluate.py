@@ -1,0 +1,100 @@
+"""Testing a run's checkpoint again, on its own data or on other data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from unrolled.data.module import SequenceData
+from unrolled.errors import UserError
+from unrolled.run.check import check, packages
+from unrolled.run.checkpoint import load_weights
+from unrolled.run.directory import RunDirectory
+from unrolled.run.experiment import Experiment
+from unrolled.run.overrides import read_command_line
+from unrolled.run.training import judge, quiet
+from unrolled.tasks.base import SequenceTask
+
+
+def evaluate(
+    run_dir: Path, overrides: list[str], checkpoint: Path | None = None
+) -> dict[str, Any]:
+    """Test the best checkpoint of a run on one process.
+
+    Args:
+        run_dir: The run.
+        overrides: Values of `data` (or of `trainer`) to change, `data.path=...`.
+        checkpoint: Another checkpoint than the best.
+
+    Returns:
+        What metrics.json has under `metrics`.
+
+    Raises:
+        UserError: When the run or the data is not usable.
+    """
+    quiet()
+    run = RunDirectory.open(run_dir)
+    experiment, data, task = load_run(run, checkpoint or run.best_checkpoint(), overrides)
+    limits = {k: v for k, v in experiment.trainer.items() if k in ("limit_test_batches",)}
+    trainer = lightning.Trainer(
+        accelerator=experiment.trainer.get("accelerator", "auto"),
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        precision=experiment.trainer.get("precision"),
+        **limits,
+    )
+    trainer.test(task, datamodule=data, verbose=False)
+    return judge(task, data)
+
+
+def load_run(
+    run: RunDirectory, checkpoint: Path, overrides: list[str] | None = None
+) -> tuple[Experiment, SequenceData, SequenceTask]:
+    """Build a run's data and task and load a checkpoint's weights.
+
+    Raises:
+        UserError: When an override does not fit or the checkpoint is not of this run.
+    """
+    config = run.config()
+    if overrides:
+        config = _changed(config, overrides)
+    experiment = Experiment(**config)
+    data = experiment.build_data()
+    data.load_schema(run.path / "schema")
+    task = experiment.build_task(data)
+    load_weights(task, checkpoint)
+    return experiment, data, task.eval()
+
+
+def _changed(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    line = read_command_line(overrides, needs_task=False)
+    wrong = [key for key in line.values if key.partition(".")[0] not in ("data", "trainer")]
+    if wrong:
+        raise UserError(
+            *(f"{key}: evaluate changes only data.* and trainer.*; the rest is the run's own"
+              for key in wrong)
+        )  # fmt: skip
+    if "data" in line.values:
+        raise UserError(
+            "data=...: the run's model knows the columns of its own data; change where they come "
+            "from, for example data.source.path=FILE"
+        )
+    changed = OmegaConf.merge(
+        OmegaConf.create(config), OmegaConf.from_dotlist([o.lstrip("+") for o in line.overrides])
+    )
+    plain = OmegaConf.to_container(changed)
+    assert isinstance(plain, dict)
+    return check(
+        {str(k): v for k, v in plain.items()},
+        lambda key: "command line" if ".".join(key) in line.values else "",
+        # What the run was allowed to use, it may use again.
+        frozenset(packages(config)),
+    )

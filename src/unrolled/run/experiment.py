@@ -1,0 +1,141 @@
+"""The whole config as one signature, and the objects that it describes."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unrolled.errors import UserError
+
+HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
+"""Keys of a node that are not arguments of its class."""
+
+if TYPE_CHECKING:
+    from unrolled.data.module import SequenceData
+    from unrolled.tasks.base import SequenceTask
+
+
+class Experiment:
+    """An experiment: what is asked, of which data, by which model, trained how.
+
+    Args:
+        task: The LightningModule.
+        data: The LightningDataModule.
+        embedding: From features to the encoder's input.
+        model: The encoder.
+        readout: From the encoder's outputs to one vector.
+        head: From the vector to the prediction, with its loss.
+        optimizer: Of all parameters.
+        trainer: Lightning's trainer.
+        scheduler: Of the learning rate; moves at every step.
+        logger: Loggers by name, beside metrics.csv.
+        callbacks: Callbacks by name.
+        seed: Of the weights, of the order of the batches and of synthetic data.
+        run_dir: Where the run goes; None makes a new folder below `runs/`.
+        resume: A run directory to go on with.
+        test: Whether to test the best checkpoint at the end.
+    """
+
+    def __init__(
+        self,
+        task: dict[str, Any],
+        data: dict[str, Any],
+        embedding: dict[str, Any],
+        model: dict[str, Any],
+        readout: dict[str, Any],
+        head: dict[str, Any],
+        optimizer: dict[str, Any],
+        trainer: dict[str, Any],
+        scheduler: dict[str, Any] | None = None,
+        logger: dict[str, Any] | None = None,
+        callbacks: dict[str, Any] | None = None,
+        seed: int = 0,
+        run_dir: Path | None = None,
+        resume: str | None = None,
+        test: bool = True,
+    ) -> None:
+        self.task = task
+        self.data = data
+        self.embedding = embedding
+        self.model = model
+        self.readout = readout
+        self.head = head
+        self.optimizer = optimizer
+        self.trainer = trainer
+        self.scheduler = scheduler or None
+        self.logger = logger or {}
+        self.callbacks = callbacks or {}
+        self.seed = seed
+        self.run_dir = run_dir
+        self.resume = resume
+        self.test = test
+
+    def build_data(self) -> SequenceData:
+        """The LightningDataModule."""
+        data: SequenceData = build(self.data, "data")
+        return data
+
+    def build_task(self, data: SequenceData) -> SequenceTask:
+        """The LightningModule, its parts fitted to each other and to the data.
+
+        Raises:
+            UserError: When the task can't be asked of these data.
+        """
+        from unrolled.models.sequence import SequenceModel
+
+        schema = data.schema
+        embedding = build(self.embedding, "embedding", schema=schema)
+        encoder = build(self.model, "model", input_size=embedding.output_size)
+        readout = build(self.readout, "readout", input_size=encoder.output_size)
+        head = build(
+            self.head, "head", input_size=readout.output_size, num_classes=schema.num_classes
+        )
+        task: SequenceTask = build(
+            self.task,
+            "task",
+            model=SequenceModel(embedding, encoder, readout, head),
+            optimizer=build({**self.optimizer, "_partial_": True}, "optimizer"),
+            scheduler=build({**self.scheduler, "_partial_": True}, "scheduler")
+            if self.scheduler
+            else None,
+        )
+        task.check_schema(schema)
+        return task
+
+
+def build(node: dict[str, Any], key: str, **supplied: Any) -> Any:
+    """The object that a config node describes, nested nodes first.
+
+    Args:
+        node: With `_target_` and its arguments; with `_partial_` a function that makes the object.
+        key: The node's place in the config, for messages.
+        **supplied: Arguments that no config sets.
+
+    Raises:
+        UserError: When the class refuses its arguments.
+    """
+    from hydra.utils import get_object
+
+    target = get_object(node["_target_"])
+    arguments = {
+        k: _build_nested(v, f"{key}.{k}") for k, v in node.items() if k not in HYDRA_KEYS
+    }
+    if node.get("_partial_"):
+        return functools.partial(target, **arguments, **supplied)
+    try:
+        return target(**arguments, **supplied)
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{key}: {node['_target_']}: {error}") from error
+
+
+def _build_nested(value: Any, key: str) -> Any:
+    if isinstance(value, list):
+        return [_build_nested(v, key) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "_target_" in value:
+        return build(value, key)
+    return {k: _build_nested(v, f"{key}.{k}") for k, v in value.items()}

@@ -1,0 +1,162 @@
+"""Starting the work of a run in processes of its own, and telling how it went."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from unrolled.errors import UserError
+from unrolled.run.directory import RunDirectory, now
+
+FINISHED, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+def prepare_data(config: dict[str, Any]) -> None:
+    """Make the event store where it is missing, before there is a run that could fail on it.
+
+    Raises:
+        UserError: When the data can't be right.
+    """
+    from unrolled.run.experiment import build
+
+    source = config["data"].get("source")
+    store_dir = config["data"].get("store_dir")
+    if not isinstance(source, dict) or store_dir is None:
+        return
+    log = build(source, "data.source")
+    from unrolled.data.log import EventLog
+
+    if isinstance(log, EventLog):
+        # The fingerprint reads the files: a missing one is noticed without DuckDB.
+        log.fingerprint()
+    from unrolled.data.prepare import prepare
+
+    prepare(log, Path(store_dir))
+
+
+def launch(run: RunDirectory) -> int:
+    """Do the work of a run: one process, or one for each device by torchrun.
+
+    Returns:
+        0 finished, 1 failed, 2 a mistake of the user, 130 interrupted.
+    """
+    trainer = run.config()["trainer"]
+    process = subprocess.Popen(_command(run, trainer), env=_environment(trainer), **_output(run))
+    previous = {
+        s: signal.signal(s, _forward(process, s)) for s in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return _settle(run, code)
+
+
+def num_processes(trainer: dict[str, Any]) -> int | str:
+    """Processes on this machine: a number, or `gpu` for one a GPU."""
+    devices = trainer.get("devices", 1)
+    if isinstance(devices, list):
+        return len(devices)
+    if devices in ("auto", -1, "-1"):
+        # Which GPUs there are is torchrun's to find out: this process does not import torch.
+        return "gpu" if trainer.get("accelerator") in ("gpu", "cuda") else 1
+    return int(devices)
+
+
+def _command(run: RunDirectory, trainer: dict[str, Any]) -> list[str]:
+    work = ["-m", "unrolled.run.work", str(run.path)]
+    processes = num_processes(trainer)
+    if processes == 1:
+        return [sys.executable, *work]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *torchrun, *work]
+
+
+def _environment(trainer: dict[str, Any]) -> dict[str, str]:
+    environment = dict(os.environ)
+    processes = num_processes(trainer)
+    if isinstance(processes, int) and processes > 1:
+        # Spinning threads of several processes on the same cores slow each other down.
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    return environment
+
+
+def _output(run: RunDirectory) -> dict[str, Any]:
+    # torchrun writes pages to stderr when a rank fails; the reason is in status.json.
+    if num_processes(run.config()["trainer"]) == 1:
+        return {}
+    return {"stderr": (run.path / "train.log").open("ab")}
+
+
+def _forward(process: subprocess.Popen[bytes], number: int) -> Any:
+    def handler(received: int, frame: FrameType | None) -> None:
+        # Ctrl-C reaches the whole group by itself; any other signal only this process.
+        if number != signal.SIGINT or not sys.stdin.isatty():
+            process.send_signal(number)
+
+    return handler
+
+
+def _settle(run: RunDirectory, code: int) -> int:
+    """The exit code of a run, and a status that is right even when its process was killed."""
+    status = run.status()
+    state = status.get("state")
+    if code == 0 and state == "finished":
+        return FINISHED
+    if state == "interrupted":
+        return INTERRUPTED
+    if state != "failed":
+        reason = f"its process ended by signal {-code}" if code < 0 else f"exit code {code}"
+        run.set_status(state="failed", error=f"the run stopped without a word: {reason}",
+                       finished=now())  # fmt: skip
+        return FAILED
+    # Under torchrun the ranks' exit codes are lost; a mistake of the user is told by no traceback.
+    return USER_ERROR if code == USER_ERROR or status.get("user_error") else FAILED
+
+
+def resume(path: Path, overrides: dict[str, str]) -> RunDirectory:
+    """The run to go on with, its limit of steps or epochs changed where asked.
+
+    Args:
+        path: A run directory.
+        overrides: What was typed beside `resume=`.
+
+    Raises:
+        UserError: When there is nothing to go on from, or more than the limit would change.
+    """
+    import yaml
+
+    run = RunDirectory.open(path)
+    with run.locked():
+        if not (run.checkpoints / "last.ckpt").is_file() and run.status().get("steps"):
+            raise UserError(f"{path}: checkpoints/last.ckpt is missing; there is nothing to resume")
+        allowed = {"trainer.max_steps", "trainer.max_epochs"}
+        wrong = sorted(set(overrides) - allowed - {"resume"})
+        if wrong:
+            raise UserError(
+                f"resume goes on with the run's own config; it can change only "
+                f"{' and '.join(sorted(allowed))}, not {', '.join(wrong)}"
+            )
+        changes = {k: v for k, v in overrides.items() if k in allowed}
+        if changes:
+            config = run.config()
+            bound = {"total_steps", "T_max"} & set(config.get("scheduler") or {})
+            if bound:
+                raise UserError(
+                    f"the scheduler's {bound.pop()} was fixed when the run began: a longer run "
+                    "needs a new start, or scheduler=constant from the beginning"
+                )
+            for key, value in changes.items():
+                try:
+                    config["trainer"][key.partition(".")[2]] = int(value)
+                except ValueError:
+                    raise UserError(f"{key}={value}: not a whole number") from None
+            run.write("config.yaml", yaml.safe_dump(config, sort_keys=False))
+            run.set_status(state="interrupted")
+    return run

@@ -1,0 +1,145 @@
+"""What the user typed after the command, made ready for Hydra.
+
+Hydra refuses to set a key that no config file names. Ours name only what differs from a class's
+defaults, so every `key=value` becomes Hydra's "add or set", and the signature check that follows
+says which keys exist.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from unrolled.errors import UserError, did_you_mean
+from unrolled.run.conf import choices, groups, search_path
+
+PASSED_ON = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
+"""Flags with which Hydra shows something and trains nothing."""
+
+
+@dataclass
+class CommandLine:
+    """A command line, taken apart.
+
+    Args:
+        flags: Hydra's flags with their values.
+        overrides: `key=value` and `group=choice`, as Hydra takes them.
+        values: The plain ones of them, by key, for those who only look.
+        multirun: Whether every combination is to be run.
+        shows: Whether Hydra only shows something.
+        config_dir: The user's own folder of config files.
+        allowed: Packages that a `_target_` may name beside ours.
+    """
+
+    flags: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+    multirun: bool = False
+    shows: bool = False
+    config_dir: Path | None = None
+    allowed: list[str] = field(default_factory=list)
+
+
+def read_command_line(arguments: list[str], *, needs_task: bool = True) -> CommandLine:
+    """Take a command line apart and check what can be checked without composing.
+
+    Args:
+        arguments: What follows `train.py`.
+        needs_task: Whether a task (or an experiment, or a run to resume) has to be named.
+
+    Raises:
+        UserError: For every group without such a choice, and for what Hydra can't parse.
+    """
+    line = CommandLine()
+    queue = list(arguments)
+    typed = []
+    while queue:
+        argument = queue.pop(0)
+        name, _, attached = argument.partition("=")
+        if name in ("--config-dir", "-cd", "--allow"):
+            value = attached or (queue.pop(0) if queue else "")
+            if not value:
+                raise UserError(f"{name} needs a value")
+            if name == "--allow":
+                line.allowed.append(value)
+                continue
+            line.config_dir = Path(value).absolute()
+            if not line.config_dir.is_dir():
+                raise UserError(f"--config-dir {value}: no such folder")
+            line.flags += ["--config-dir", str(line.config_dir)]
+        elif name in ("--multirun", "-m"):
+            line.multirun = True
+            line.flags.append("--multirun")
+        elif name in ("--cfg", "-c", "--package", "-p", "--info", "-i"):
+            line.shows = True
+            line.flags.append(argument)
+            if not attached and queue and not queue[0].startswith("-") and "=" not in queue[0]:
+                line.flags.append(queue.pop(0))
+        elif name in PASSED_ON:
+            line.shows = True
+            line.flags.append(argument)
+        elif name == "--resolve":
+            line.flags.append(argument)
+        elif argument.startswith("-") and not argument.startswith("-="):
+            known = ["--multirun", "--config-dir", "--cfg", "--help", "--hydra-help", "--allow"]
+            raise UserError(f"unknown flag {argument}; {did_you_mean(name, known)}")
+        else:
+            typed.append(argument)
+    line.overrides = _overrides(typed, line)
+    chosen = {"task", "experiment", "resume"} & set(line.values)
+    if needs_task and not chosen and not line.shows:
+        tasks = choices("task", search_path(line.config_dir))
+        raise UserError(f"name a task: task={' | task='.join(tasks)}")
+    if line.shows and not chosen:
+        # Help has to compose something; the task itself is not shown.
+        line.overrides.append("task=bitcount")
+    return line
+
+
+def _overrides(typed: list[str], line: CommandLine) -> list[str]:
+    folders = search_path(line.config_dir)
+    known_groups = groups(folders)
+    problems, result = [], []
+    parser = OverridesParser.create()
+    for text in typed:
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            hint = str(error).strip().splitlines()[0]
+            problems.append(f"'{text}' is not of the form key=value ({hint})")
+            continue
+        key = override.key_or_group
+        if key in known_groups and "." not in key:
+            problems += _unknown_choices(override, choices(key, folders))
+            result.append(text)
+        elif override.is_delete() or override.is_add() or key.partition(".")[0] == "hydra":
+            result.append(text)
+        else:
+            result.append(f"++{text}")
+        line.values[key] = str(override.get_value_element_as_str())
+    if problems:
+        raise UserError(*problems)
+    return result
+
+
+def _unknown_choices(override: Override, known: list[str]) -> list[str]:
+    values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+    problems = []
+    for value in values:
+        for choice in value if isinstance(value, list) else [value]:
+            name = None if choice is None else str(choice)
+            if name is not None and name not in known:
+                group = override.key_or_group
+                problems.append(f"{group}={name}: no such {group}; {did_you_mean(name, known)}")
+    return problems
+
+
+def add_working_directory() -> None:
+    """Make modules beside the user's own files importable, as `python -m` would."""
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(str(Path.cwd()))

@@ -1,0 +1,110 @@
+"""One call of `train`: a single run, a multirun, or a run that goes on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from unrolled.errors import UserError
+from unrolled.run.compose import Composed, in_job, run_hydra
+from unrolled.run.directory import RunDirectory
+from unrolled.run.launch import FAILED, FINISHED, USER_ERROR, launch, prepare_data, resume
+from unrolled.run.overrides import CommandLine, read_command_line
+from unrolled.run.show import short, show_result, show_runs
+
+
+def train(arguments: list[str], command: str) -> int:
+    """Do what was typed after `train.py`.
+
+    Args:
+        arguments: Flags, choices and values.
+        command: The whole command, for the run directory.
+
+    Returns:
+        The exit code: 0 finished, 1 failed, 2 a mistake of the user, 130 interrupted.
+
+    Raises:
+        UserError: For a single run that could not begin.
+    """
+    line = read_command_line(arguments)
+    if "resume" in line.values and not line.shows:
+        return _resume(line)
+    if line.shows:
+        run_hydra(line, lambda cfg: None)
+        return FINISHED
+    codes: list[int] = []
+    rows: list[tuple[str, RunDirectory | None, str | None]] = []
+
+    def single(cfg: DictConfig) -> None:
+        codes.append(_start(in_job(cfg, line), command))
+
+    def one_of_many(cfg: DictConfig) -> None:
+        # A job that fails must not end the others: whatever happens is a row of the summary.
+        from hydra.core.hydra_config import HydraConfig
+
+        typed = " ".join(o.removeprefix("++") for o in HydraConfig.get().overrides.task)
+        print(f"\n[{len(rows) + 1}] {typed}", flush=True)
+        run = None
+        try:
+            composed = in_job(cfg, line)
+            prepare_data(composed.config)
+            run = RunDirectory.create(composed.config, composed.sweep_dir, command)
+            codes.append(_finish(run, launch(run)))
+            rows.append((typed, run, None))
+        except UserError as error:
+            _print_error(str(error))
+            codes.append(USER_ERROR)
+            rows.append((typed, None, str(error)))
+
+    if not line.multirun:
+        run_hydra(line, single)
+        return codes[0]
+    run_hydra(line, one_of_many)
+    failed = sum(code != FINISHED for code in codes)
+    print(f"\n{len(codes) - failed} of {len(codes)} runs finished", flush=True)
+    show_runs(rows)
+    return FAILED if failed else FINISHED
+
+
+def _start(composed: Composed, command: str) -> int:
+    prepare_data(composed.config)
+    given = composed.config.get("run_dir")
+    run = RunDirectory.create(composed.config, Path(given) if given else None, command)
+    code = _finish(run, launch(run))
+    if code == USER_ERROR and not run.status().get("first_step"):
+        # Nothing was trained: nothing is left behind.
+        run.remove()
+    return code
+
+
+def _resume(line: CommandLine) -> int:
+    run = resume(Path(line.values["resume"]), line.values)
+    if run.status().get("state") == "finished":
+        print(f"{short(run)} is finished; its result:", flush=True)
+        show_result(run)
+        return FINISHED
+    return _finish(run, launch(run))
+
+
+def _finish(run: RunDirectory, code: int) -> int:
+    if code == FINISHED:
+        show_result(run)
+        return code
+    status = run.status()
+    if status.get("error"):
+        _print_error(str(status["error"]))
+    if code != USER_ERROR:
+        print(
+            f"{short(run)}: {status['state']}; see {os.path.join(short(run), 'train.log')}"
+            f" - go on with resume={short(run)}",
+            file=sys.stderr,
+        )
+    return code
+
+
+def _print_error(message: str) -> None:
+    for problem in message.splitlines():
+        print(f"error: {problem}", file=sys.stderr, flush=True)

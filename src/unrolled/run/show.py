@@ -1,0 +1,74 @@
+"""What the terminal shows of a run when it is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from unrolled.run.directory import RunDirectory
+
+
+def show_result(run: RunDirectory) -> None:
+    """The table at the end: metric, trivial, ours, best possible; time and run directory."""
+    result = run.read_json("metrics.json")
+    seconds = result.get("seconds", {})
+    if result.get("metrics"):
+        show_scores(result["metrics"])
+    times = [f"{what} {s:.1f} s" for what, s in seconds.items() if s is not None]
+    Console(highlight=False, soft_wrap=True).print(
+        f"{result.get('steps', 0):,} steps, {result.get('parameters', 0):,} parameters, "
+        f"{', '.join(times)}\n{short(run)}"
+    )
+
+
+def show_scores(scores: dict[str, Any]) -> None:
+    """A row a metric that has a direction, between its trivial and its best possible value."""
+    table = Table()
+    table.add_column("metric")
+    for header in ("trivial", "ours", "best possible"):
+        table.add_column(header, justify="right")
+    for name, score in scores.items():
+        arrow = {"min": " (less is better)", "max": " (more is better)"}.get(score.get("better"), "")
+        table.add_row(
+            f"{name}{arrow}",
+            _number(score.get("trivial")),
+            _number(score["value"]),
+            _number(score.get("best")),
+        )
+    Console(highlight=False).print(table)
+
+
+def show_runs(rows: list[tuple[str, RunDirectory | None, str | None]]) -> None:
+    """The summary of a multirun: a row a run, the failed ones with their reason.
+
+    Args:
+        rows: What was typed for a run, its directory, and the error of one that never began.
+    """
+    table = Table("run", "state", "result", "directory")
+    for typed, run, error in rows:
+        status = {"state": "failed", "error": error} if run is None else run.status()
+        result = {} if run is None else run.read_json("metrics.json")
+        main = result.get("main_metric")
+        score = result.get("metrics", {}).get(main)
+        text = f"{main} {_number(score['value'])}" if score else str(status.get("error") or "")
+        table.add_row(typed, str(status["state"]), text, "" if run is None else short(run))
+    Console(highlight=False).print(table)
+
+
+def short(run: RunDirectory) -> str:
+    """The path of a run as the user would type it."""
+    try:
+        return str(run.path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(run.path)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if float(value).is_integer() and abs(value) >= 1:
+        return f"{int(value):,}"
+    return f"{value:.6g}"

@@ -1,0 +1,222 @@
+"""Signatures of classes and functions, read from their source without importing them.
+
+Importing torch to learn that `hiden_size` is a misspelling would take seconds; reading one file
+with griffe takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import typing
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import griffe
+import pydantic
+
+from unrolled.errors import UserError, did_you_mean
+
+REQUIRED = object()
+"""The default of a parameter that has none."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a class.
+
+    Args:
+        name: The argument's name.
+        text: Its type as the source writes it; empty where it says nothing.
+        annotation: The type a value is checked against; `Any` where the source says nothing.
+        default: The value, where the source gives a literal; else `...`; or `REQUIRED`.
+        is_path: Whether the value is a path of the file system.
+    """
+
+    name: str
+    text: str
+    annotation: Any
+    default: Any
+    is_path: bool
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The arguments of a class or a function.
+
+    Args:
+        target: Its dotted name.
+        parameters: By name.
+        accepts_any: Whether it takes any further keyword.
+    """
+
+    target: str
+    parameters: dict[str, Parameter]
+    accepts_any: bool
+
+
+def read_signature(target: str) -> Signature:
+    """The signature of what `_target_: target` names.
+
+    Raises:
+        UserError: When there is no such module or name.
+    """
+    return _signature_of(_find(target), target)
+
+
+def _signature_of(found: griffe.Object, target: str) -> Signature:
+    if isinstance(found, griffe.Function):
+        return _from_function(found, target, skip_self=False)
+    if not isinstance(found, griffe.Class):
+        raise UserError(f"_target_: {target} is neither a class nor a function")
+    if isinstance(init := found.members.get("__init__"), griffe.Function):
+        return _from_function(init, target, skip_self=True)
+    if any("dataclass" in str(d.value) for d in found.decorators):
+        return Signature(target, _dataclass_fields(found), accepts_any=False)
+    for base in found.bases:
+        name = base if isinstance(base, str) else base.canonical_path
+        try:
+            return _signature_of(_find(name), target)
+        except UserError:
+            continue
+    return Signature(target, {}, accepts_any=not found.bases)
+
+
+def _from_function(function: griffe.Function, target: str, *, skip_self: bool) -> Signature:
+    parameters: dict[str, Parameter] = {}
+    accepts_any = False
+    for p in list(function.parameters)[1 if skip_self else 0 :]:
+        if p.kind is griffe.ParameterKind.var_keyword:
+            accepts_any = True
+        elif p.kind is not griffe.ParameterKind.var_positional:
+            parameters[p.name] = _parameter(p.name, p.annotation, p.default)
+    return Signature(target, parameters, accepts_any)
+
+
+def _dataclass_fields(cls: griffe.Class) -> dict[str, Parameter]:
+    fields: dict[str, Parameter] = {}
+    for base in reversed(cls.bases):
+        parent = _find(base if isinstance(base, str) else base.canonical_path)
+        if isinstance(parent, griffe.Class):
+            fields.update(_dataclass_fields(parent))
+    for name, member in cls.members.items():
+        if isinstance(member, griffe.Attribute) and member.annotation is not None:
+            fields[name] = _parameter(name, member.annotation, member.value)
+    return fields
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
+    text = "" if annotation is None else str(annotation)
+    return Parameter(
+        name,
+        text,
+        _evaluate(annotation),
+        _literal(default),
+        is_path=text in ("Path", "Path | None"),
+    )
+
+
+def _literal(default: Any) -> Any:
+    if default is None:
+        return REQUIRED
+    try:
+        return ast.literal_eval(str(default))
+    except (ValueError, SyntaxError):
+        return ...
+
+
+class _AnObject:
+    """A class's instance: no plain value of a config file is one."""
+
+
+class _Names(dict[str, Any]):
+    """The names that an annotation may use."""
+
+    def __init__(self, annotation: Any) -> None:
+        super().__init__({n: getattr(typing, n) for n in typing.__all__})
+        super().update({n: getattr(pydantic, n) for n in pydantic.__all__ if n[0].isupper()})
+        super().update(
+            bool=bool, int=int, float=float, str=str, list=list, dict=dict, tuple=tuple, Path=Path
+        )
+        # `Probability`, a type that a module of ours defines: read its definition too.
+        self.paths = {}
+        if annotation is not None and not isinstance(annotation, str):
+            for part in annotation.iterate(flat=True):
+                if isinstance(part, griffe.ExprName):
+                    self.paths[part.name] = part.canonical_path
+
+    def __missing__(self, name: str) -> Any:
+        path = self.paths.get(name, "")
+        if path.partition(".")[0] in ("torch", "lightning", "lightning_utilities", "typing"):
+            # Their aliases of plain types begin with an underscore, their classes do not; to
+            # parse these packages for certainty would take longer than all the rest.
+            return typing.Any if name.startswith("_") or name.isupper() else _AnObject
+        try:
+            definition = _find(path)
+        except UserError:
+            return typing.Any
+        if isinstance(definition, griffe.Class):
+            return _AnObject
+        value = getattr(definition, "value", None)
+        return typing.Any if value is None else _evaluate(value)
+
+
+def _evaluate(annotation: Any) -> Any:
+    if annotation is None:
+        return typing.Any
+    try:
+        # Only names of types are in reach; the class itself is imported by the run anyway.
+        return eval(str(annotation), {"__builtins__": {}}, _Names(annotation))
+    except Exception:
+        return typing.Any
+
+
+@cache
+def _visit(name: str) -> griffe.Module | None:
+    """The module `name`, parsed; None when there is no such file."""
+    top, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin)
+    for part in rest:
+        folder = path.parent
+        if path.name != "__init__.py":
+            return None
+        path = folder / part / "__init__.py"
+        if not path.is_file():
+            path = folder / f"{part}.py"
+    if not path.is_file():
+        return None
+    return griffe.visit(name, path, path.read_text())
+
+
+def _find(target: str, depth: int = 0) -> griffe.Object:
+    parts = target.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module = _visit(".".join(parts[:cut]))
+        if module is None:
+            continue
+        found: Any = module
+        for part in parts[cut:]:
+            if part not in found.members:
+                raise UserError(
+                    f"_target_: {target}: {found.path} has no '{part}'; "
+                    f"{did_you_mean(part, _classes(found))}"
+                )
+            found = found.members[part]
+            if found.is_alias:
+                if depth > 20:
+                    raise UserError(f"_target_: {target} refers to itself")
+                found = _find(found.target_path, depth + 1)
+        return typing.cast(griffe.Object, found)
+    raise UserError(f"_target_: {target}: there is no module '{'.'.join(parts[:-1])}'")
+
+
+def _classes(module: Any) -> list[str]:
+    return [n for n, m in module.members.items() if m.is_alias or m.is_class or m.is_function]

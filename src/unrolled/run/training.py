@@ -1,0 +1,220 @@
+"""Training and testing a run, from its directory to its metrics.json."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import subprocess
+import time
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.utils import get_object
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.loggers import Logger
+
+from unrolled.data.module import SequenceData
+from unrolled.errors import UserError
+from unrolled.run.callbacks import RandomStates, RunStatus, SameConfig
+from unrolled.run.checkpoint import CheckpointIdentity, load_weights
+from unrolled.run.directory import RunDirectory
+from unrolled.run.experiment import Experiment, build
+from unrolled.run.metrics_csv import MetricsCSV
+from unrolled.tasks.base import SequenceTask
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("unrolled", "torch", "lightning", "torchmetrics", "hydra-core", "wandb", "duckdb",
+            "pyarrow", "numpy")  # fmt: skip
+LARGEST_PREDICTIONS = 100_000
+"""Test sets up to this size have their predictions in the run directory."""
+
+
+def train(run: RunDirectory) -> bool:
+    """Train, test the best checkpoint, write the results.
+
+    Returns:
+        Whether the training was interrupted.
+
+    Raises:
+        UserError: When the config asks for what is not there.
+    """
+    config = run.config()
+    experiment = Experiment(**config)
+    quiet()
+    lightning.seed_everything(experiment.seed, workers=True, verbose=False)
+    data, task = build_experiment(experiment, run)
+    trainer = build_trainer(experiment, run, data, task)
+    if trainer.is_global_zero:
+        run.write_json("environment.json", environment(trainer))
+        data.save_schema(run.path / "schema")
+    last = run.checkpoints / "last.ckpt"
+    began = time.monotonic()
+    trainer.fit(
+        task, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True
+    )
+    fit_seconds = time.monotonic() - began
+    if trainer.is_global_zero:
+        run.set_status(steps=trainer.global_step)
+    if trainer.interrupted:
+        return True
+    steps = trainer.global_step
+    scores: dict[str, Any] = {}
+    if experiment.test:
+        best = trainer.strategy.broadcast(run.best_checkpoint())
+        load_weights(task, best)
+        began = time.monotonic()
+        trainer.test(task, datamodule=data, verbose=False)
+        scores = judge(task, data)
+    if trainer.is_global_zero:
+        run.write_json(
+            "metrics.json",
+            {
+                "metrics": scores,
+                "main_metric": f"test/{task.main_metric}",
+                "steps": steps,
+                "parameters": sum(p.numel() for p in task.parameters()),
+                "seconds": {
+                    "fit": round(fit_seconds, 3),
+                    "test": round(time.monotonic() - began, 3) if scores else None,
+                },
+            },
+        )
+        if scores:
+            finish(run, task, data)
+    return False
+
+
+def build_experiment(
+    experiment: Experiment, run: RunDirectory
+) -> tuple[SequenceData, SequenceTask]:
+    """The data module and the task, the weights at their start."""
+    data = experiment.build_data()
+    return data, experiment.build_task(data)
+
+
+def build_trainer(
+    experiment: Experiment, run: RunDirectory, data: SequenceData, task: SequenceTask
+) -> lightning.Trainer:
+    """The trainer with loggers and callbacks.
+
+    Raises:
+        UserError: When the machine does not have what the trainer asks for.
+    """
+    node = dict(experiment.trainer)
+    if node.get("accelerator") == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "trainer.accelerator=gpu: this machine has no CUDA device; use trainer=cpu, or "
+            "trainer=auto for the best there is"
+        )
+    validates = len(data.source("val")) > 0 and node.get("limit_val_batches", 1) != 0
+    supplied = {
+        "run_dir": run.path,
+        "config": run.config(),
+        "monitor": task.monitor if validates else None,
+        "monitor_mode": task.mode,
+        "main_metric": task.main_metric,
+    }
+    loggers: list[Logger] = [MetricsCSV(run.path)]
+    for name, part in experiment.logger.items():
+        built = build(part, f"logger.{name}", **_wanted(part, supplied))
+        if built is not None:
+            loggers.append(built)
+    callbacks: list[Callback] = [
+        SameConfig(run), CheckpointIdentity(run), RandomStates(), RunStatus(run)
+    ]  # fmt: skip
+    for name, part in experiment.callbacks.items():
+        callbacks.append(build(part, f"callbacks.{name}", **_wanted(part, supplied)))
+    # Our loaders shard themselves; and the bar is a callback that knows where it prints.
+    node = {
+        "use_distributed_sampler": False,
+        "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        **node,
+    }
+    trainer: lightning.Trainer = build(
+        node, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=run.path
+    )
+    return trainer
+
+
+def _wanted(node: dict[str, Any], supplied: dict[str, Any]) -> dict[str, Any]:
+    names = inspect.signature(get_object(node["_target_"])).parameters
+    return {name: value for name, value in supplied.items() if name in names}
+
+
+def judge(task: SequenceTask, data: SequenceData) -> dict[str, Any]:
+    """The test metrics between what a trivial answer scores and the best that is possible."""
+    trivial, best = task.trivial_scores(data), data.best_possible()
+    direction = task.metric_direction()
+    scores = {}
+    for name, value in task.results.items():
+        short = name.removeprefix("test/")
+        scores[name] = {"value": _finite(value)}
+        if short in direction:
+            scores[name] |= {
+                "trivial": _finite(trivial[short]),
+                "best": best.get(short),
+                "better": direction[short],
+            }
+    return scores
+
+
+def _finite(value: float) -> float | None:
+    # JSON has no NaN.
+    return value if math.isfinite(value) else None
+
+
+def finish(run: RunDirectory, task: SequenceTask, data: SequenceData) -> None:
+    """Predictions of a test set that is not too large, and the plots."""
+    from unrolled.report.plots import plot_run
+    from unrolled.run.predict import predict_split
+
+    predictions = None
+    if len(data.source("test")) <= LARGEST_PREDICTIONS:
+        from unrolled.data.tables import write_table
+
+        predictions = predict_split(task, data, "test")
+        write_table(predictions, run.path / "predictions" / "test.parquet")
+    plot_run(run.path, task.main_metric, predictions)
+
+
+def environment(trainer: lightning.Trainer) -> dict[str, Any]:
+    """Versions, commit and device: what a stranger needs to do the same again."""
+    root = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *arguments],
+                capture_output=True, text=True, timeout=5, check=True,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    device = trainer.strategy.root_device
+    return {
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "commit": commit,
+        "uncommitted_changes": bool(git("status", "--porcelain")) if commit else None,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": trainer.world_size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def quiet() -> None:
+    """Keep Lightning's advertisements and known warnings off the terminal; train.log has them."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

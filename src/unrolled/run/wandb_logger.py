@@ -1,0 +1,100 @@
+"""Weights & Biases: offline unless the user is logged in, never waiting, never failing a run."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+log = logging.getLogger(__name__)
+
+SECONDS_TO_CONNECT = 10
+"""How long an online run may wait for the server before it goes on offline."""
+
+
+def wandb_logger(
+    run_dir: Path,
+    config: dict[str, Any],
+    project: str = "unrolled",
+    mode: Literal["auto", "online", "offline"] = "auto",
+    entity: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+) -> Logger | None:
+    """A logger to W&B, or None where W&B does not start.
+
+    Args:
+        run_dir: The run directory; its `wandb/` takes the files.
+        config: The run's config, as W&B shows it.
+        project: Where the run appears.
+        mode: `auto` is online for those who are logged in, else offline.
+        entity: User or team; None takes your own.
+        group: Runs with the same group are shown together.
+        tags: Shown beside the run.
+    """
+    if rank_zero_only.rank != 0:
+        return None
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")  # type: ignore[assignment]
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    settings = {
+        "dir": str(run_dir),
+        "project": project,
+        "entity": entity,
+        "group": group,
+        "tags": list(tags),
+        # The same run goes on after a resume; a moved directory keeps its identity.
+        "id": run_id(run_dir),
+        "name": run_dir.name,
+        "resume": "allow",
+        "config": config,
+    }
+    for attempt in dict.fromkeys([mode, "offline"]):
+        try:
+            return LightningWandbLogger(experiment=_start(attempt, settings))
+        except Exception as error:
+            log.warning("W&B did not start %s (%s)", attempt, str(error).partition("\n")[0])
+    log.warning("The run goes on without W&B; its values are in metrics.csv all the same")
+    return None
+
+
+def _start(mode: str, settings: dict[str, Any]) -> Any:
+    import wandb
+
+    return wandb.init(
+        mode=mode,
+        **settings,
+        settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS_TO_CONNECT),
+    )
+
+
+def run_id(run_dir: Path) -> str:
+    """The W&B run id, written into the run directory once."""
+    path = run_dir / "wandb" / "run_id.txt"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(secrets.token_hex(4) + "\n")
+    return path.read_text().strip()
+
+
+def logged_in() -> bool:
+    """Whether this user has a key for W&B's server; asks no network."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        if name and (path := Path(name).expanduser()).is_file():
+            try:
+                return netrc.netrc(path).authenticators(urlparse(server).hostname or "") is not None
+            except netrc.NetrcParseError:
+                continue
+    return False

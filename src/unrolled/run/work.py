@@ -1,0 +1,74 @@
+"""The process that does the work of a run: `python -m unrolled.run.work RUN_DIR`.
+
+It starts from the run directory alone. Under torchrun every rank is such a process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from unrolled.errors import UserError
+from unrolled.run.directory import RunDirectory, now
+
+FINISHED, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
+
+log = logging.getLogger("unrolled")
+
+
+def main(run_dir: str) -> int:
+    """Train the run in `run_dir`; its exit code."""
+    run = RunDirectory(Path(run_dir))
+    first = os.environ.get("RANK", "0") == "0"
+    _log_to_file(run, first)
+    try:
+        if not first:
+            from unrolled.run.training import train
+
+            train(run)
+            return FINISHED
+        with run.locked():
+            run.set_status(state="running", started=now(), process=os.getpid(), error=None)
+            from unrolled.run.training import train
+
+            interrupted = train(run)
+            state = "interrupted" if interrupted else "finished"
+            run.set_status(state=state, finished=now())
+            return INTERRUPTED if interrupted else FINISHED
+    except UserError as error:
+        run.set_status(state="failed", error=str(error), user_error=True, finished=now())
+        return USER_ERROR
+    except KeyboardInterrupt:
+        run.set_status(state="interrupted", finished=now())
+        return INTERRUPTED
+    except BaseException as error:
+        log.error("%s", traceback.format_exc())
+        message = str(error).strip().partition("\n")[0]
+        run.set_status(
+            state="failed", error=f"{type(error).__name__}: {message}", finished=now()
+        )
+        return FAILED
+
+
+def _log_to_file(run: RunDirectory, first: bool) -> None:
+    """Send Python's log to train.log; only warnings of the first rank to the terminal."""
+    rank = "" if "RANK" not in os.environ else f" rank {os.environ['RANK']}"
+    file = logging.FileHandler(run.path / "train.log", delay=True)
+    file.setFormatter(logging.Formatter(f"%(asctime)s{rank} %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(file)
+    logging.getLogger().setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    if first:
+        terminal = logging.StreamHandler()
+        terminal.setFormatter(logging.Formatter("%(message)s"))
+        terminal.setLevel(logging.WARNING)
+        terminal.addFilter(lambda record: record.name.startswith("unrolled"))
+        log.addHandler(terminal)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

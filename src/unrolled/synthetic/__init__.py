@@ -1,0 +1,1 @@
+"""Generators of the synthetic tasks, each with its trivial and best value."""

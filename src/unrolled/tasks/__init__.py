@@ -1,0 +1,1 @@
+"""LightningModules: a question with its loss, its metrics and a known scale."""

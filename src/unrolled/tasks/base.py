@@ -1,0 +1,166 @@
+"""What every task shares: one loss, one set of metrics, and a scale to read them on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import lightning
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric, MetricCollection
+
+from unrolled.data.batch import SequenceBatch
+from unrolled.data.module import SequenceData
+from unrolled.data.schema import Schema
+from unrolled.models.sequence import SequenceModel
+
+
+class SequenceTask(lightning.LightningModule, ABC):
+    """A question about whole sequences, with an integer target each.
+
+    Args:
+        model: From a batch to the outputs of its head.
+        optimizer: Makes the optimizer from the parameters.
+        scheduler: Makes the learning-rate scheduler from the optimizer; it moves at each step.
+        loss_reduction: Over the sequences of a global batch.
+    """
+
+    main_metric: ClassVar[str]
+    """The metric that answers the question, without the split: `error`, `auroc`."""
+    monitor: ClassVar[str]
+    """The validation metric that says which checkpoint is best."""
+    mode: ClassVar[Literal["min", "max"]]
+    """Whether less or more of it is better."""
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        loss_reduction: Literal["mean", "sum"] = "mean",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.loss_reduction = loss_reduction
+        self.results: dict[str, float] = {}
+        metrics = MetricCollection(self.metrics())
+        self.split_metrics = torch.nn.ModuleDict(
+            {"val_": metrics.clone(prefix="val/"), "test_": metrics.clone(prefix="test/")}
+        )
+        self.split_losses = torch.nn.ModuleDict({"val_": MeanMetric(), "test_": MeanMetric()})
+        self._train_loss: Tensor | None = None
+        self._train_batches = 0
+
+    @abstractmethod
+    def metrics(self) -> dict[str, Any]:
+        """The metrics by name; each takes `metric_input` and the targets."""
+
+    @abstractmethod
+    def metric_input(self, outputs: Tensor) -> Tensor:
+        """What the metrics judge, `[batch]`: a class or a probability."""
+
+    @abstractmethod
+    def trivial_input(self, train_targets: Tensor) -> Tensor:
+        """What a model that sees no features would give to the metrics, a scalar."""
+
+    def check_schema(self, schema: Schema) -> None:  # noqa: B027
+        """Refuse data that the question can't be asked of.
+
+        Raises:
+            UserError: Saying what the task needs.
+        """
+
+    def forward(self, batch: SequenceBatch) -> Tensor:
+        """The outputs of the head, `[batch, output]`."""
+        outputs: Tensor = self.model(batch)
+        return outputs
+
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        losses = self.model.head.loss(self.model(batch), batch.targets)
+        # Gradients are averaged over the processes: weigh each part by its share of the sequences.
+        if self.loss_reduction == "mean":
+            loss = losses.mean() * batch.weight
+        else:
+            loss = losses.sum() * self.trainer.world_size
+        # `self.log` costs as much as a small model's forward pass: sum here, log every k steps.
+        detached = loss.detach()
+        self._train_loss = detached if self._train_loss is None else self._train_loss + detached
+        self._train_batches += 1
+        # The step at hand ends after this hook; Lightning hands out what is logged in it.
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss", self._train_loss / self._train_batches, prog_bar=True)
+            self._train_loss, self._train_batches = None, 0
+        return loss
+
+    def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+        """Judge one batch."""
+        self._judge("val_", batch)
+
+    def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+        """Judge one batch."""
+        self._judge("test_", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation set."""
+        self._log_metrics("val_")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test set."""
+        self._log_metrics("test_")
+
+    def predict_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
+        """What `predictions` says of one batch, with the sequences' ids."""
+        return {"ids": batch.ids, **self.predictions(self.model(batch))}
+
+    def predictions(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Columns of the output of `unrolled predict`, each `[batch]`."""
+        return {"prediction": self.model.head.predict(outputs)}
+
+    def trivial_scores(self, data: SequenceData) -> dict[str, float]:
+        """Every metric on the test set for a model that sees no features."""
+        targets = data.source("test").targets()
+        constant = self.trivial_input(data.train_targets()).to(targets.device)
+        metrics = MetricCollection(self.metrics()).to(targets.device)
+        metrics.update(constant.expand(len(targets)), targets)
+        return {name: float(value) for name, value in metrics.compute().items()}
+
+    def metric_direction(self) -> dict[str, str]:
+        """For each metric, whether `max` or `min` is better; metrics without one are left out."""
+        better = {n: getattr(m, "higher_is_better", None) for n, m in self.metrics().items()}
+        return {name: "max" if b else "min" for name, b in better.items() if b is not None}
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, with the scheduler moving at every step."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _judge(self, split: str, batch: SequenceBatch) -> None:
+        outputs = self.model(batch)
+        self.split_losses[split].update(self.model.head.loss(outputs, batch.targets))
+        self.split_metrics[split].update(self.metric_input(outputs), batch.targets)
+
+    def _log_metrics(self, split: str) -> None:
+        metrics, loss = self.split_metrics[split], self.split_losses[split]
+        values: Mapping[str, Tensor] = {
+            f"{split[:-1]}/loss": loss.compute(),
+            **metrics.compute(),
+        }
+        # Lightning keeps logged values in float32, where counts end at 2^24; `results` is exact.
+        self.results = {name: float(value) for name, value in values.items()}
+        for name, value in values.items():
+            self.log(name, value.float(), prog_bar=name == f"val/{self.main_metric}")
+        metrics.reset()
+        loss.reset()
