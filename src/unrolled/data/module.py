@@ -62,10 +62,10 @@ class SequenceData(lightning.LightningDataModule, ABC):
         """The names that the sequences of a split have in their source, if any."""
         return None
 
-    def save_schema(self, directory: Path) -> None:  # noqa: B027
+    def save_schema(self, directory: Path) -> None:
         """Write to `directory` what is needed to read new sequences without the training data."""
 
-    def load_schema(self, directory: Path) -> None:  # noqa: B027
+    def load_schema(self, directory: Path) -> None:
         """Read new sequences by what `save_schema` wrote to `directory`."""
 
     def train_targets(self) -> Tensor:

@@ -16,17 +16,18 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from unrolled.data.log import LogColumns, description_json
 from unrolled.data.read_log import Identifier, load_events
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
-from unrolled.data.tables import first_line
+from unrolled.data.tables import first_line, one_row
 from unrolled.errors import UserError
 
 if TYPE_CHECKING:
@@ -144,9 +145,9 @@ def encode(
         connection.execute("SET enable_progress_bar = false")
         load_events(connection, columns, tables, labelled=labelled, split=False)
         vocabularies = {
-            c: connection.execute(
+            c: connection.sql(
                 "SELECT * FROM read_parquet($path) ORDER BY id",
-                {"path": str(store / "vocab" / f"{c}.parquet")},
+                params={"path": str(store / "vocab" / f"{c}.parquet")},
             ).to_arrow_table()
             for c in columns.categorical
         }
@@ -162,9 +163,10 @@ def _numeric(columns: LogColumns) -> dict[str, str]:
 
 def _build_vocabulary(connection: duckdb.DuckDBPyConnection, column: str) -> pa.Table:
     name = Identifier(column)
-    return connection.execute(
+    return connection.sql(
         f"""
-        SELECT value, (row_number() OVER (ORDER BY count DESC, value) + {UNKNOWN_ID})::INTEGER AS id,
+        SELECT value,
+               (row_number() OVER (ORDER BY count DESC, value) + {UNKNOWN_ID})::INTEGER AS id,
                count
         FROM (SELECT {name} AS value, count(*) AS count
               FROM events JOIN sequences USING (sequence_id)
@@ -176,12 +178,13 @@ def _build_vocabulary(connection: duckdb.DuckDBPyConnection, column: str) -> pa.
 
 def _statistics(connection: duckdb.DuckDBPyConnection, feature: str) -> dict[str, float]:
     name = Identifier(feature)
-    mean, deviation = connection.execute(
+    mean, deviation = one_row(
+        connection,
         f"""
         SELECT avg({name}), stddev_pop({name})
         FROM events JOIN sequences USING (sequence_id) WHERE split = 'train'
-        """
-    ).fetchone()
+        """,
+    )
     if mean is None:
         raise UserError(f"column '{feature}' has no value in the training sequences")
     # A constant column becomes 0 everywhere rather than a division by zero.
@@ -212,7 +215,7 @@ def _encode(
             f"::FLOAT ORDER BY position) AS {Identifier(feature)}"
         )
     where = "" if split is None else f"WHERE split = '{split}'"
-    return connection.execute(
+    return connection.sql(
         f"""
         SELECT sequence_id AS id, label, {", ".join(select)}
         FROM sequences JOIN events AS e USING (sequence_id) {" ".join(joins)}
@@ -238,7 +241,7 @@ def _write_parquet(connection: duckdb.DuckDBPyConnection, table: pa.Table, path:
 def _count(table: pa.Table) -> dict[str, int]:
     feature = table.column(table.num_columns - 1)
     events = sum(len(chunk.values) for chunk in feature.chunks)
-    positive = pa.compute.sum(table["label"]).as_py() or 0
+    positive = pc.sum(table["label"]).as_py() or 0
     return {"sequences": len(table), "events": events, "positive": positive}
 
 
@@ -265,6 +268,8 @@ def _appears_complete(path: Path) -> Iterator[Path]:
                 raise UserError(f"{path}: {first_line(error)}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            path.parent.rmdir()  # Only when nothing else is in it.
 
 
 def _report(path: Path, meta: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from unrolled.data.log import LogColumns, missing_file_message
 from unrolled.data.tables import columns as table_columns
-from unrolled.data.tables import first_line, require_column, scan
+from unrolled.data.tables import first_line, one_row, require_column, scan
 from unrolled.errors import UserError
 
 _TEMPORAL = ("TIMESTAMP", "DATE")
@@ -140,7 +140,7 @@ def _read_events(
     known: dict[str, str],
     where: Path,
 ) -> None:
-    if connection.execute(f"SELECT NOT EXISTS (FROM {events})").fetchone()[0]:
+    if one_row(connection, f"SELECT NOT EXISTS (FROM {events})")[0]:
         raise UserError(f"{where}: the file has no rows")
     select = [
         f"{Identifier(columns.sequence)} AS sequence_id",
@@ -163,13 +163,13 @@ def _read_events(
             _check_not_negative(connection, events, where, name)
             finite = f"ln(1 + {finite})"
         select.append(f"{finite} AS {Identifier(name)}")
-    for name, key in ((columns.label, "label_value"), (columns.split, "split_value")):
-        if name is not None and name in known:
-            select.append(f"{Identifier(name)} AS {key}")
+    for column, alias in ((columns.label, "label_value"), (columns.split, "split_value")):
+        if column is not None and column in known:
+            select.append(f"{Identifier(column)} AS {alias}")
     connection.execute(f"CREATE TABLE read_events AS SELECT {', '.join(select)} FROM {events}")
-    missing, first = connection.execute(
-        "SELECT count(*), min(source_row) FROM read_events WHERE event_order IS NULL"
-    ).fetchone()
+    missing, first = one_row(
+        connection, "SELECT count(*), min(source_row) FROM read_events WHERE event_order IS NULL"
+    )
     if missing:
         raise UserError(
             f"{where}: column '{columns.order}' is empty in {missing:,} rows, first in row "
@@ -196,15 +196,16 @@ def _check_convertible(
     converted: str,
     what: str,
 ) -> None:
-    count, example, filled = connection.execute(
+    count, example, filled = one_row(
+        connection,
         f"""
         SELECT count(*) FILTER (WHERE {converted} IS NULL AND {Identifier(name)} IS NOT NULL),
                any_value({Identifier(name)}::VARCHAR)
                    FILTER (WHERE {converted} IS NULL AND {Identifier(name)} IS NOT NULL),
                count({Identifier(name)})
         FROM {events}
-        """
-    ).fetchone()
+        """,
+    )
     if count:
         raise UserError(
             f"{where}: column '{name}' is not {what} in {count:,} rows, for example {example!r}"
@@ -216,10 +217,11 @@ def _check_convertible(
 def _check_not_negative(
     connection: duckdb.DuckDBPyConnection, events: str, where: Path, name: str
 ) -> None:
-    count, smallest = connection.execute(
+    count, smallest = one_row(
+        connection,
         f"SELECT count(*), min(x) FROM (SELECT TRY_CAST({Identifier(name)} AS DOUBLE) AS x "
-        f"FROM {events}) WHERE x < 0"
-    ).fetchone()
+        f"FROM {events}) WHERE x < 0",
+    )
     if count:
         raise UserError(
             f"{where}: column '{name}' is negative in {count:,} rows (smallest {smallest:g}); "
@@ -231,10 +233,11 @@ def _cut_sequences(
     connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path
 ) -> dict[str, Any]:
     """Number the events, cut before the target, apply the lengths."""
-    total, without_id, sequences = connection.execute(
+    total, without_id, sequences = one_row(
+        connection,
         "SELECT count(*), count(*) FILTER (WHERE sequence_id IS NULL), "
-        "count(DISTINCT sequence_id) FROM read_events"
-    ).fetchone()
+        "count(DISTINCT sequence_id) FROM read_events",
+    )
     target = "NULL::BIGINT"
     if columns.target_event is not None:
         target = "min(CASE WHEN event_type = $target THEN position END) OVER per_sequence"
@@ -253,14 +256,15 @@ def _cut_sequences(
     if columns.gap:
         gap = """, ln(1 + coalesce(event_time - lag(event_time)
                  OVER (PARTITION BY sequence_id ORDER BY position), 0)) AS gap"""
-        backwards = connection.execute(
+        backwards = one_row(
+            connection,
             """
             SELECT count(*), any_value(sequence_id::VARCHAR) FROM (
                 SELECT sequence_id, event_time - lag(event_time) OVER
                     (PARTITION BY sequence_id ORDER BY position) AS step FROM numbered)
             WHERE step < 0
-            """
-        ).fetchone()
+            """,
+        )
         if backwards[0]:
             raise UserError(
                 f"{where}: ordered by '{columns.order}', the time '{columns.time}' goes back "
@@ -283,7 +287,8 @@ def _cut_sequences(
     start = "min(event_time)" if columns.time is not None else "min(source_row)"
     known = {r[0] for r in connection.execute("DESCRIBE read_events").fetchall()}
     carried = "".join(
-        f", min({c}) AS {c}, max({c}) AS {c}_max" for c in ("label_value", "split_value")
+        f", min({c}) AS {c}, max({c}) AS {c}_max"
+        for c in ("label_value", "split_value")
         if c in known
     )
     connection.execute(
@@ -294,7 +299,7 @@ def _cut_sequences(
         FROM events GROUP BY sequence_id HAVING count(*) >= {columns.min_length}
         """
     )
-    left = connection.execute("SELECT count(*) FROM sequences").fetchone()[0]
+    left = one_row(connection, "SELECT count(*) FROM sequences")[0]
     if left == 0:
         raise UserError(
             f"{where}: no sequence is left of {sequences:,} after min_length={columns.min_length}"
@@ -326,19 +331,21 @@ def _join_labels(
         value = f"l.{Identifier(columns.split)}"
         wanted.append(f"{value} AS split_value, {value} AS split_value_max")
     key = Identifier(columns.sequence)
-    doubled = connection.execute(
+    doubled = one_row(
+        connection,
         f"SELECT count(*), any_value({key}::VARCHAR) FROM "
-        f"(SELECT {key} FROM {labels} GROUP BY 1 HAVING count(*) > 1)"
-    ).fetchone()
+        f"(SELECT {key} FROM {labels} GROUP BY 1 HAVING count(*) > 1)",
+    )
     if doubled[0]:
         raise UserError(
             f"{where}: {doubled[0]:,} values of '{columns.sequence}' stand in more than one row, "
             f"for example {doubled[1]}"
         )
-    missing = connection.execute(
+    missing = one_row(
+        connection,
         f"SELECT count(*), any_value(sequence_id::VARCHAR) FROM sequences "
-        f"WHERE sequence_id NOT IN (SELECT {key} FROM {labels} WHERE {key} IS NOT NULL)"
-    ).fetchone()
+        f"WHERE sequence_id NOT IN (SELECT {key} FROM {labels} WHERE {key} IS NOT NULL)",
+    )
     if missing[0]:
         raise UserError(
             f"{where}: {missing[0]:,} sequences of the log have no row here, "
@@ -353,19 +360,18 @@ def _join_labels(
     )
 
 
-def _check_labels(
-    connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path
-) -> None:
+def _check_labels(connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path) -> None:
     if columns.label is None:
         return
-    odd = connection.execute(
+    odd = one_row(
+        connection,
         """
         SELECT count(*), any_value(sequence_id::VARCHAR), any_value(label_value::VARCHAR)
         FROM sequences WHERE label_value IS DISTINCT FROM label_value_max
            OR label_value IS NULL OR label_value::VARCHAR NOT IN ('0', '1', 'true', 'false',
                                                                   '0.0', '1.0')
-        """
-    ).fetchone()
+        """,
+    )
     if odd[0]:
         raise UserError(
             f"{where}: column '{columns.label}' must be 0 or 1, one value a sequence; "
@@ -384,13 +390,14 @@ def _split(
         connection.execute("ALTER TABLE sequences ADD COLUMN split VARCHAR DEFAULT 'test'")
         order = "first_row"
     elif columns.split is not None:
-        odd = connection.execute(
+        odd = one_row(
+            connection,
             """
             SELECT count(*), any_value(split_value::VARCHAR), any_value(sequence_id::VARCHAR)
             FROM sequences WHERE split_value::VARCHAR NOT IN ('train', 'val', 'test')
                OR split_value IS NULL OR split_value IS DISTINCT FROM split_value_max
-            """
-        ).fetchone()
+            """,
+        )
         if odd[0]:
             raise UserError(
                 f"{where}: column '{columns.split}' must be train, val or test, one value a "
@@ -422,9 +429,7 @@ def _split(
     )
 
 
-def _check_classes(
-    connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path
-) -> None:
+def _check_classes(connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path) -> None:
     counts = {
         name: (total, positive)
         for name, total, positive in connection.execute(

@@ -64,9 +64,7 @@ class JaggedSequences:
         for feature in schema.features:
             array = batch[feature.name]
             dtype = array.values.type.to_pandas_dtype()
-            columns[feature.name] = values(
-                array.values.buffers()[1], dtype, len(array.values)
-            )
+            columns[feature.name] = values(array.values.buffers()[1], dtype, len(array.values))
             if offsets is None:
                 offsets = values(array.buffers()[1], np.int32, len(array) + 1).long()
         assert offsets is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -65,6 +66,14 @@ def columns(connection: duckdb.DuckDBPyConnection, relation: str, where: Path) -
     return {row[0]: row[1] for row in rows}
 
 
+def one_row(
+    connection: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, object] | None = None
+) -> tuple[Any, ...]:
+    """The only row of a query's result; fetched whole, so that the connection is free again."""
+    rows = connection.execute(query, parameters or {}).fetchall()
+    return tuple(rows[0])
+
+
 def require_column(name: str, known: dict[str, str], where: Path, key: str) -> None:
     """Check that a file has the column that the config key `key` names.
 
@@ -85,7 +94,7 @@ def read_text_columns(path: Path) -> pa.Table:
     """
     with duckdb.connect() as connection:
         try:
-            return connection.execute(f"SELECT * FROM {scan(path, text=True)}").to_arrow_table()
+            return connection.sql(f"SELECT * FROM {scan(path, text=True)}").to_arrow_table()
         except duckdb.Error as error:
             raise UserError(f"{path}: {first_line(error)}") from error
 

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 class ErrorRate(Metric):
     """The share of predictions that differ from their target."""
 
-    higher_is_better = False
+    higher_is_better: bool | None = False
     full_state_update = False
     wrong: Tensor
     total: Tensor

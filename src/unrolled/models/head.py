@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+
 class Head(nn.Module, ABC):
     """One linear map, and what its outputs mean.
 

@@ -173,7 +173,9 @@ class PlainProgress(Callback):
         shown = [f"{n} {float(values[n]):.4g}" for n in ("train/loss", self.metric) if n in values]
         steps = trainer.global_step
         of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
-        print(f"step {steps}{of}  epoch {trainer.current_epoch + 1}  {'  '.join(shown)}", flush=True)
+        print(
+            f"step {steps}{of}  epoch {trainer.current_epoch + 1}  {'  '.join(shown)}", flush=True
+        )
 
 
 def progress(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,7 @@ def compose(line: CommandLine) -> Composed:
         hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="unrolled"),
     ):
         searched = [f"hydra.searchpath=[file://{folder}]"] if folder else []
-        cfg = hydra.compose(
-            PRIMARY, [*searched, *line.overrides], return_hydra_config=True
-        )
+        cfg = hydra.compose(PRIMARY, [*searched, *line.overrides], return_hydra_config=True)
         choices = dict(cfg.hydra.runtime.choices)
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]
@@ -109,13 +108,11 @@ def finish(
     return Composed(config, typed, sweep_dir, choices)
 
 
-class _translated:
+@contextmanager
+def _translated() -> Iterator[None]:
     """Hydra's and omegaconf's errors as ours: their first lines, without a traceback."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, HydraException | OmegaConfBaseException):
-            lines = [text for text in str(error).splitlines() if text.strip()]
-            raise UserError("\n".join(lines[:4])) from error
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [text for text in str(error).splitlines() if text.strip()]
+        raise UserError("\n".join(lines[:4])) from error

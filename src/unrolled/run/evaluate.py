@@ -18,9 +18,7 @@ from unrolled.run.training import judge, quiet
 from unrolled.tasks.base import SequenceTask
 
 
-def evaluate(
-    run_dir: Path, overrides: list[str], checkpoint: Path | None = None
-) -> dict[str, Any]:
+def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None) -> dict[str, Any]:
     """Test the best checkpoint of a run on one process.
 
     Args:

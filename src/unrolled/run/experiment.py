@@ -118,9 +118,7 @@ def build(node: dict[str, Any], key: str, **supplied: Any) -> Any:
     from hydra.utils import get_object
 
     target = get_object(node["_target_"])
-    arguments = {
-        k: _build_nested(v, f"{key}.{k}") for k, v in node.items() if k not in HYDRA_KEYS
-    }
+    arguments = {k: _build_nested(v, f"{key}.{k}") for k, v in node.items() if k not in HYDRA_KEYS}
     if node.get("_partial_"):
         return functools.partial(target, **arguments, **supplied)
     try:

@@ -47,9 +47,7 @@ def launch(run: RunDirectory) -> int:
     """
     trainer = run.config()["trainer"]
     process = subprocess.Popen(_command(run, trainer), env=_environment(trainer), **_output(run))
-    previous = {
-        s: signal.signal(s, _forward(process, s)) for s in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous = {s: signal.signal(s, _forward(process, s)) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = process.wait()
     finally:

@@ -18,7 +18,16 @@ from hydra.errors import HydraException
 from unrolled.errors import UserError, did_you_mean
 from unrolled.run.conf import choices, groups, search_path
 
-PASSED_ON = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
+PASSED_ON = {
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--version",
+    "--info",
+    "-i",
+    "--shell-completion",
+    "-sc",
+}
 """Flags with which Hydra shows something and trains nothing."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -38,8 +37,14 @@ def train(arguments: list[str], command: str) -> int:
     codes: list[int] = []
     rows: list[tuple[str, RunDirectory | None, str | None]] = []
 
+    errors: list[Exception] = []
+
     def single(cfg: DictConfig) -> None:
-        codes.append(_start(in_job(cfg, line), command))
+        # Hydra would print a line of its own for an error that leaves the job.
+        try:
+            codes.append(_start(in_job(cfg, line), command))
+        except Exception as error:
+            errors.append(error)
 
     def one_of_many(cfg: DictConfig) -> None:
         # A job that fails must not end the others: whatever happens is a row of the summary.
@@ -61,6 +66,8 @@ def train(arguments: list[str], command: str) -> int:
 
     if not line.multirun:
         run_hydra(line, single)
+        if errors:
+            raise errors[0]
         return codes[0]
     run_hydra(line, one_of_many)
     failed = sum(code != FINISHED for code in codes)
@@ -98,7 +105,7 @@ def _finish(run: RunDirectory, code: int) -> int:
         _print_error(str(status["error"]))
     if code != USER_ERROR:
         print(
-            f"{short(run)}: {status['state']}; see {os.path.join(short(run), 'train.log')}"
+            f"{short(run)}: {status['state']}; see {short(run)}/train.log"
             f" - go on with resume={short(run)}",
             file=sys.stderr,
         )

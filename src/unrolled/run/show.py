@@ -31,7 +31,7 @@ def show_scores(scores: dict[str, Any]) -> None:
     for header in ("trivial", "ours", "best possible"):
         table.add_column(header, justify="right")
     for name, score in scores.items():
-        arrow = {"min": " (less is better)", "max": " (more is better)"}.get(score.get("better"), "")
+        arrow = {"min": " ↓", "max": " ↑"}.get(score.get("better"), "")
         table.add_row(
             f"{name}{arrow}",
             _number(score.get("trivial")),

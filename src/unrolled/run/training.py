@@ -153,7 +153,7 @@ def judge(task: SequenceTask, data: SequenceData) -> dict[str, Any]:
     """The test metrics between what a trivial answer scores and the best that is possible."""
     trivial, best = task.trivial_scores(data), data.best_possible()
     direction = task.metric_direction()
-    scores = {}
+    scores: dict[str, dict[str, float | str | None]] = {}
     for name, value in task.results.items():
         short = name.removeprefix("test/")
         scores[name] = {"value": _finite(value)}

@@ -13,7 +13,6 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +40,11 @@ def wandb_logger(
         group: Runs with the same group are shown together.
         tags: Shown beside the run.
     """
-    if rank_zero_only.rank != 0:
+    if os.environ.get("RANK", "0") != "0":
         return None
+    wanted: str = mode
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")  # type: ignore[assignment]
+        wanted = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     settings = {
         "dir": str(run_dir),
@@ -58,7 +58,7 @@ def wandb_logger(
         "resume": "allow",
         "config": config,
     }
-    for attempt in dict.fromkeys([mode, "offline"]):
+    for attempt in dict.fromkeys([wanted, "offline"]):
         try:
             return LightningWandbLogger(experiment=_start(attempt, settings))
         except Exception as error:
@@ -71,7 +71,7 @@ def _start(mode: str, settings: dict[str, Any]) -> Any:
     import wandb
 
     return wandb.init(
-        mode=mode,
+        mode=mode,  # type: ignore[arg-type]  # WANDB_MODE holds whatever the user wrote.
         **settings,
         settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS_TO_CONNECT),
     )

@@ -48,9 +48,7 @@ def main(run_dir: str) -> int:
     except BaseException as error:
         log.error("%s", traceback.format_exc())
         message = str(error).strip().partition("\n")[0]
-        run.set_status(
-            state="failed", error=f"{type(error).__name__}: {message}", finished=now()
-        )
+        run.set_status(state="failed", error=f"{type(error).__name__}: {message}", finished=now())
         return FAILED
 
 

@@ -102,7 +102,7 @@ class BitcountData(SequenceData):
             return
         bits = self._all_strings()
         sizes = [self.train_size, self.val_size, len(bits) - self.train_size - self.val_size]
-        for split, part in zip(("train", "val", "test"), bits.split(sizes), strict=True):
+        for split, part in zip(("train", "val", "test"), torch.split(bits, sizes), strict=True):
             self._splits[split] = (part, torch.full((len(part),), self.length))
 
     def source(self, split: Split) -> BitStrings:
@@ -125,11 +125,12 @@ class BitcountData(SequenceData):
         else:
             # Twice as many draws as wanted, from four times as many strings or more, always leave
             # enough distinct ones.
-            codes = torch.randint(2**self.length, (2 * wanted,), generator=generator).unique()
+            codes = torch.randint(2**self.length, (2 * wanted,), generator=generator)
+            codes = torch.unique(codes)
             codes = codes[torch.randperm(len(codes), generator=generator)[:wanted]]
         shifts = torch.arange(self.length - 1, -1, -1)
         bits = torch.empty(len(codes), self.length, dtype=torch.uint8)
-        for chunk, out in zip(codes.split(2**18), bits.split(2**18), strict=True):
+        for chunk, out in zip(torch.split(codes, 2**18), torch.split(bits, 2**18), strict=True):
             out.copy_((chunk[:, None] >> shifts) & 1)
         return bits
 

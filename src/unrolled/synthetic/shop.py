@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, PositiveInt
 
@@ -113,6 +114,7 @@ class ShopLog:
         )
 
 
-def _hours() -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    weight = 1.2 + np.sin((np.arange(24) - 9) * np.pi / 12)
-    return weight / weight.sum()
+def _hours() -> npt.NDArray[np.float64]:
+    weight: npt.NDArray[np.float64] = 1.2 + np.sin((np.arange(24) - 9) * np.pi / 12)
+    weight /= weight.sum()
+    return weight

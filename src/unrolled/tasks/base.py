@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import lightning
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -49,11 +48,10 @@ class SequenceTask(lightning.LightningModule, ABC):
         self.make_scheduler = scheduler
         self.loss_reduction = loss_reduction
         self.results: dict[str, float] = {}
-        metrics = MetricCollection(self.metrics())
-        self.split_metrics = torch.nn.ModuleDict(
-            {"val_": metrics.clone(prefix="val/"), "test_": metrics.clone(prefix="test/")}
-        )
-        self.split_losses = torch.nn.ModuleDict({"val_": MeanMetric(), "test_": MeanMetric()})
+        self.val_metrics = MetricCollection(self.metrics(), prefix="val/")
+        self.test_metrics = MetricCollection(self.metrics(), prefix="test/")
+        self.val_loss = MeanMetric()
+        self.test_loss = MeanMetric()
         self._train_loss: Tensor | None = None
         self._train_batches = 0
 
@@ -69,7 +67,7 @@ class SequenceTask(lightning.LightningModule, ABC):
     def trivial_input(self, train_targets: Tensor) -> Tensor:
         """What a model that sees no features would give to the metrics, a scalar."""
 
-    def check_schema(self, schema: Schema) -> None:  # noqa: B027
+    def check_schema(self, schema: Schema) -> None:
         """Refuse data that the question can't be asked of.
 
         Raises:
@@ -94,26 +92,27 @@ class SequenceTask(lightning.LightningModule, ABC):
         self._train_loss = detached if self._train_loss is None else self._train_loss + detached
         self._train_batches += 1
         # The step at hand ends after this hook; Lightning hands out what is logged in it.
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Set by a connector.
+        if (self.trainer.global_step + 1) % every == 0:
             self.log("train/loss", self._train_loss / self._train_batches, prog_bar=True)
             self._train_loss, self._train_batches = None, 0
         return loss
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         """Judge one batch."""
-        self._judge("val_", batch)
+        self._judge(batch, self.val_metrics, self.val_loss)
 
     def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         """Judge one batch."""
-        self._judge("test_", batch)
+        self._judge(batch, self.test_metrics, self.test_loss)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation set."""
-        self._log_metrics("val_")
+        self._log_metrics("val", self.val_metrics, self.val_loss)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test set."""
-        self._log_metrics("test_")
+        self._log_metrics("test", self.test_metrics, self.test_loss)
 
     def predict_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
         """What `predictions` says of one batch, with the sequences' ids."""
@@ -147,20 +146,18 @@ class SequenceTask(lightning.LightningModule, ABC):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _judge(self, split: str, batch: SequenceBatch) -> None:
+    def _judge(
+        self, batch: SequenceBatch, metrics: MetricCollection, mean_loss: MeanMetric
+    ) -> None:
         outputs = self.model(batch)
-        self.split_losses[split].update(self.model.head.loss(outputs, batch.targets))
-        self.split_metrics[split].update(self.metric_input(outputs), batch.targets)
+        mean_loss.update(self.model.head.loss(outputs, batch.targets))
+        metrics.update(self.metric_input(outputs), batch.targets)
 
-    def _log_metrics(self, split: str) -> None:
-        metrics, loss = self.split_metrics[split], self.split_losses[split]
-        values: Mapping[str, Tensor] = {
-            f"{split[:-1]}/loss": loss.compute(),
-            **metrics.compute(),
-        }
+    def _log_metrics(self, split: str, metrics: MetricCollection, mean_loss: MeanMetric) -> None:
+        values: dict[str, Tensor] = {f"{split}/loss": mean_loss.compute(), **metrics.compute()}
         # Lightning keeps logged values in float32, where counts end at 2^24; `results` is exact.
         self.results = {name: float(value) for name, value in values.items()}
         for name, value in values.items():
             self.log(name, value.float(), prog_bar=name == f"val/{self.main_metric}")
         metrics.reset()
-        loss.reset()
+        mean_loss.reset()
