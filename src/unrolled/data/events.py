@@ -84,9 +84,12 @@ class EventData(SequenceData):
     def source(self, split: Split) -> JaggedSequences:
         """The sequences of a split, memory-mapped; of other data all are for the test."""
         if self._other is not None:
-            rows = self._other if split == "test" else self._other.slice(0, 0)
-            return JaggedSequences.from_table(rows, self.schema)
+            return JaggedSequences.from_table(self._rows(split), self.schema)
         return JaggedSequences.open(self.store / f"{split}-00000.arrow", self.schema)
+
+    def _rows(self, split: Split) -> pa.Table:
+        assert self._other is not None
+        return self._other if split == "test" else self._other.slice(0, 0)
 
     def train_targets(self) -> Tensor:
         """The labels of the training sequences, in no particular order."""
@@ -97,6 +100,8 @@ class EventData(SequenceData):
 
     def sequence_ids(self, split: Split) -> pa.Array:
         """The log's own ids of the sequences of a split."""
+        if self._other is not None:
+            return self._rows(split)["id"].combine_chunks()
         with pa.memory_map(str(self.store / f"{split}-00000.arrow")) as file:
             return pa.ipc.open_file(file).read_all()["id"].combine_chunks()
 
@@ -122,3 +127,4 @@ class EventData(SequenceData):
         """Encode new events by the schema that `save_schema` wrote."""
         if (directory / "store.json").exists():
             self._schema_dir = directory
+            self.__dict__.pop("_other", None)  # It may have been looked at before.

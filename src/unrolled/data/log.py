@@ -80,6 +80,17 @@ class LogColumns:
         both = set(self.categorical) & set(self.numeric)
         if both:
             found.append(f"categorical and numeric both name {', '.join(sorted(both))}")
+        features = [*self.categorical, *self.numeric]
+        twice = {name for name in self.categorical if list(self.categorical).count(name) > 1}
+        if twice:
+            found.append(f"categorical names {', '.join(sorted(twice))} more than once")
+        if self.gap and "gap" in features:
+            found.append("gap adds a feature of that name, which a column has already")
+        reserved = sorted({name for name in features if name.lower() in ("id", "label")})
+        if reserved:
+            found.append(f"a feature can't be called {', '.join(reserved)}: the store's own column")
+        if self.max_length is not None and self.max_length < self.min_length:
+            found.append(f"max_length={self.max_length} is below min_length={self.min_length}")
         return found
 
 
@@ -105,17 +116,16 @@ class EventLog(LogColumns):
         """A hash of the description and of the bytes of the files.
 
         Raises:
-            UserError: When a file is missing.
+            UserError: When a file is missing or can't be read.
         """
         digest = hashlib.sha256(description_json(self.columns()).encode())
         for pattern in filter(None, (self.path, self.labels)):
-            pattern = Path(pattern)
-            files = sorted(pattern.parent.glob(pattern.name)) if pattern.name else []
-            if not files:
-                raise UserError(missing_file_message(pattern))
-            for file in files:
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+            for file in matching_files(Path(pattern)):
+                try:
+                    with file.open("rb") as stream:
+                        digest.update(hashlib.file_digest(stream, "sha256").digest())
+                except OSError as error:
+                    raise UserError(f"{file}: can't be read: {error.strerror}") from error
         return digest.hexdigest()
 
     def tables(self) -> dict[str, Path | pa.Table | None]:
@@ -133,6 +143,22 @@ def description_json(columns: LogColumns) -> str:
 
 def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else list(value)
+
+
+def matching_files(pattern: Path) -> list[Path]:
+    """The file `pattern`, or else the files that it matches as a glob, in order.
+
+    Raises:
+        UserError: When there is none.
+    """
+    if pattern.is_file():
+        return [pattern]
+    if pattern.is_dir():
+        raise UserError(f"{pattern}: is a folder; give a file or a glob, for example *.parquet")
+    files = sorted(file for file in pattern.parent.glob(pattern.name) if file.is_file())
+    if not files:
+        raise UserError(missing_file_message(pattern))
+    return files
 
 
 def missing_file_message(path: Path) -> str:

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 import shutil
 import sys
+import uuid
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from unrolled.data.log import LogColumns, description_json
-from unrolled.data.read_log import Identifier, load_events
+from unrolled.data.read_log import Identifier, feature, load_events
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
 from unrolled.data.tables import first_line, one_row
 from unrolled.errors import UserError
@@ -33,7 +35,7 @@ from unrolled.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "val", "test")
 
 
@@ -71,13 +73,12 @@ def prepare(source: LogSource, root: Path) -> Path:
     columns = source.columns()
     if columns.problems():
         raise UserError(*(f"data.source: {problem}" for problem in columns.problems()))
-    with duckdb.connect() as connection:
-        # Ids in a fixed order and float sums in a fixed order: the same store on any machine.
-        connection.execute("SET threads = 1")
-        connection.execute("SET enable_progress_bar = false")
-        read = load_events(connection, columns, source.tables(), labelled=True)
-        vocabularies = {c: _build_vocabulary(connection, c) for c in columns.categorical}
-        statistics = {f: _statistics(connection, f) for f in _numeric(columns)}
+    tables = source.tables()
+    where = _where(tables)
+    with _connect(where) as connection:
+        read = load_events(connection, columns, tables, labelled=True)
+        vocabularies = {c: _build_vocabulary(connection, c, where) for c in columns.categorical}
+        statistics = {f: _statistics(connection, f, where) for f in _numeric(columns)}
         schema = Schema(
             tuple(Categorical(c, len(v) + UNKNOWN_ID + 1) for c, v in vocabularies.items())
             + tuple(Numeric(f) for f in _numeric(columns)),
@@ -86,7 +87,7 @@ def prepare(source: LogSource, root: Path) -> Path:
         with _appears_complete(path) as partial:
             (partial / "vocab").mkdir()
             for column, vocabulary in vocabularies.items():
-                _write_parquet(connection, vocabulary, partial / "vocab" / f"{column}.parquet")
+                _write_parquet(connection, vocabulary, _vocabulary_path(partial, column))
             counts = {}
             for split in SPLITS:
                 table = _encode(connection, columns, vocabularies, statistics, split)
@@ -134,24 +135,57 @@ def encode(
         UserError: When the data do not fit the store's description.
     """
     meta = json.loads((store / "store.json").read_text())
-    features = [f["name"] for f in meta["schema"]["features"]]
-    if features != [*columns.categorical, *_numeric(columns)]:
+    trained = meta["description"]
+    features = {
+        **dict.fromkeys(trained["categorical"], "categorical"),
+        **trained["numeric"],
+        **({"gap": "log"} if trained["gap"] else {}),
+    }
+    given = {**dict.fromkeys(columns.categorical, "categorical"), **_numeric(columns)}
+    if given != features:
         raise UserError(
-            f"the features {[*columns.categorical, *_numeric(columns)]} are not those that the "
-            f"model was trained on: {features}"
+            f"the features {_listed(given)} are not those that the model was trained on: "
+            f"{_listed(features)}"
         )
-    with duckdb.connect() as connection:
-        connection.execute("SET threads = 1")
-        connection.execute("SET enable_progress_bar = false")
+    with _connect(_where(tables)) as connection:
         load_events(connection, columns, tables, labelled=labelled, split=False)
         vocabularies = {
             c: connection.sql(
                 "SELECT * FROM read_parquet($path) ORDER BY id",
-                params={"path": str(store / "vocab" / f"{c}.parquet")},
+                params={"path": str(_vocabulary_path(store, c))},
             ).to_arrow_table()
             for c in columns.categorical
         }
         return _encode(connection, columns, vocabularies, meta["statistics"], None)
+
+
+def _where(tables: dict[str, Path | pa.Table | None]) -> str:
+    events = tables["events"]
+    return str(events) if isinstance(events, Path) else "<generated events>"
+
+
+def _listed(features: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in features.items())
+
+
+@contextmanager
+def _connect(where: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory whose errors tell about the events that lie at `where`."""
+    try:
+        with duckdb.connect() as connection:
+            # Ids in a fixed order and float sums in a fixed order: the same store on any machine.
+            connection.execute("SET threads = 1")
+            # A time without a zone means the same wherever it is read.
+            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET enable_progress_bar = false")
+            yield connection
+    except duckdb.Error as error:
+        raise UserError(f"{where}: {first_line(error)}") from error
+
+
+def _vocabulary_path(store: Path, column: str) -> Path:
+    # A column's name may hold a slash.
+    return store / "vocab" / f"{quote(column, safe=' ')}.parquet"
 
 
 def _numeric(columns: LogColumns) -> dict[str, str]:
@@ -161,9 +195,9 @@ def _numeric(columns: LogColumns) -> dict[str, str]:
     return features
 
 
-def _build_vocabulary(connection: duckdb.DuckDBPyConnection, column: str) -> pa.Table:
-    name = Identifier(column)
-    return connection.sql(
+def _build_vocabulary(connection: duckdb.DuckDBPyConnection, column: str, where: str) -> pa.Table:
+    name = feature(column)
+    vocabulary = connection.sql(
         f"""
         SELECT value,
                (row_number() OVER (ORDER BY count DESC, value) + {UNKNOWN_ID})::INTEGER AS id,
@@ -174,10 +208,13 @@ def _build_vocabulary(connection: duckdb.DuckDBPyConnection, column: str) -> pa.
         ORDER BY id
         """
     ).to_arrow_table()
+    if len(vocabulary) == 0:
+        raise UserError(f"{where}: column '{column}' has no value in the training sequences")
+    return vocabulary
 
 
-def _statistics(connection: duckdb.DuckDBPyConnection, feature: str) -> dict[str, float]:
-    name = Identifier(feature)
+def _statistics(connection: duckdb.DuckDBPyConnection, column: str, where: str) -> dict[str, float]:
+    name = feature(column)
     mean, deviation = one_row(
         connection,
         f"""
@@ -186,7 +223,9 @@ def _statistics(connection: duckdb.DuckDBPyConnection, feature: str) -> dict[str
         """,
     )
     if mean is None:
-        raise UserError(f"column '{feature}' has no value in the training sequences")
+        raise UserError(f"{where}: column '{column}' has no value in the training sequences")
+    if not (math.isfinite(mean) and math.isfinite(deviation)):
+        raise UserError(f"{where}: column '{column}' has values too large to be standardised")
     # A constant column becomes 0 everywhere rather than a division by zero.
     return {"mean": mean, "std": deviation or 1.0}
 
@@ -202,17 +241,17 @@ def _encode(
     for index, (column, vocabulary) in enumerate(vocabularies.items()):
         connection.register(f"vocabulary_{index}", vocabulary)
         joins.append(
-            f"LEFT JOIN vocabulary_{index} AS v{index} ON v{index}.value = e.{Identifier(column)}"
+            f"LEFT JOIN vocabulary_{index} AS v{index} ON v{index}.value = e.{feature(column)}"
         )
         select.append(
             f"list(coalesce(v{index}.id, {UNKNOWN_ID})::INTEGER ORDER BY position)"
             f" AS {Identifier(column)}"
         )
-    for feature, values in statistics.items():
+    for column, values in statistics.items():
         # A missing value becomes the training mean, which is 0 on this scale.
         select.append(
-            f"list(coalesce((e.{Identifier(feature)} - {values['mean']!r}) / {values['std']!r}, 0)"
-            f"::FLOAT ORDER BY position) AS {Identifier(feature)}"
+            f"list(coalesce((e.{feature(column)} - {values['mean']!r}) / {values['std']!r}, 0)"
+            f"::FLOAT ORDER BY position) AS {Identifier(column)}"
         )
     where = "" if split is None else f"WHERE split = '{split}'"
     return connection.sql(
@@ -239,8 +278,7 @@ def _write_parquet(connection: duckdb.DuckDBPyConnection, table: pa.Table, path:
 
 
 def _count(table: pa.Table) -> dict[str, int]:
-    feature = table.column(table.num_columns - 1)
-    events = sum(len(chunk.values) for chunk in feature.chunks)
+    events = sum(len(chunk.values) for chunk in table.column(table.num_columns - 1).chunks)
     positive = pc.sum(table["label"]).as_py() or 0
     return {"sequences": len(table), "events": events, "positive": positive}
 
@@ -253,7 +291,8 @@ def _checksum(path: Path) -> str:
 @contextmanager
 def _appears_complete(path: Path) -> Iterator[Path]:
     """A folder to fill that gets its name only when it is full."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    # Not the process's number, which a killed process of another container may have had.
+    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         partial.mkdir(parents=True)
     except OSError as error:
@@ -266,6 +305,8 @@ def _appears_complete(path: Path) -> Iterator[Path]:
             # Another process has finished the same store in the meantime: it is the same.
             if not (path / "store.json").exists():
                 raise UserError(f"{path}: {first_line(error)}") from error
+    except OSError as error:
+        raise UserError(f"{path}: can't write the event store: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         with suppress(OSError):

@@ -2,7 +2,8 @@
 
 Leaves two tables in the connection:
 
-    events      sequence_id, position (1, 2, ...), and the features; numbers already under their log
+    events      sequence_id, position (1, 2, ...), and the features, each under its name `feature`;
+                categories as text, numbers already under their log
     sequences   sequence_id, rank (order of the sequences), label, split, length
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from unrolled.data.log import LogColumns, missing_file_message
+from unrolled.data.log import LogColumns
 from unrolled.data.tables import columns as table_columns
 from unrolled.data.tables import first_line, one_row, require_column, scan
 from unrolled.errors import UserError
@@ -29,6 +30,11 @@ class Identifier(str):
 
     def __format__(self, spec: str) -> str:
         return '"' + str(self).replace('"', '""') + '"'
+
+
+def feature(name: str) -> Identifier:
+    """The column of the feature `name` in the table `events`, apart from the table's own."""
+    return Identifier(f"feature {name}")
 
 
 def load_events(
@@ -56,15 +62,20 @@ def load_events(
     """
     events, where = _relation(connection, "events", tables["events"])
     known = table_columns(connection, events, where)
+    wanted = {}
+    if labelled and columns.label is not None:
+        wanted["label"] = columns.label
+    if split and columns.split is not None:
+        wanted["split"] = columns.split
     labels, labels_where = None, where
-    if tables.get("labels") is not None and (labelled or split):
+    if tables.get("labels") is not None and wanted:
         labels, labels_where = _relation(connection, "labels", tables["labels"])
-    _check_columns(connection, columns, known, where, labels, labels_where, labelled, split)
+    _check_columns(connection, columns, known, where, labels, labels_where, wanted)
     try:
-        _read_events(connection, columns, events, known, where)
-        account = _cut_sequences(connection, columns, where)
+        _read_events(connection, columns, events, known, where, {} if labels else wanted, split)
+        account = _cut_sequences(connection, columns, where, {} if labels else wanted)
         if labels is not None:
-            _join_labels(connection, columns, labels, labels_where, labelled, split)
+            _join_labels(connection, columns, labels, labels_where, wanted)
     except duckdb.Error as error:
         raise UserError(f"{where}: {first_line(error)}") from error
     if labelled:
@@ -82,12 +93,7 @@ def _relation(
         connection.register(f"given_{name}", table)
         return f"given_{name}", Path(f"<generated {name}>")
     assert table is not None
-    try:
-        return scan(table), table
-    except UserError as error:
-        if "no such file" in str(error):
-            raise UserError(missing_file_message(table)) from None
-        raise
+    return scan(table), table
 
 
 def _check_columns(
@@ -97,23 +103,18 @@ def _check_columns(
     where: Path,
     labels: str | None,
     labels_where: Path,
-    labelled: bool,
-    split: bool,
+    wanted: dict[str, str],
 ) -> None:
-    wanted = {
+    of_event = {
         "data.source.sequence": columns.sequence,
         "data.source.order": columns.order,
         "data.source.time": columns.time,
         "data.source.event_type": columns.event_type if columns.target_event else None,
     }
-    pairs = [(key, name) for key, name in wanted.items() if name is not None]
+    pairs = [(key, name) for key, name in of_event.items() if name is not None]
     pairs += [("data.source.categorical", name) for name in columns.categorical]
     pairs += [("data.source.numeric", name) for name in columns.numeric]
-    per_sequence = []
-    if labelled and columns.label is not None:
-        per_sequence.append(("data.source.label", columns.label))
-    if split and columns.split is not None:
-        per_sequence.append(("data.source.split", columns.split))
+    per_sequence = [(f"data.source.{key}", name) for key, name in wanted.items()]
     problems = _missing(pairs if labels else pairs + per_sequence, known, where)
     if labels is not None:
         label_columns = table_columns(connection, labels, labels_where)
@@ -139,42 +140,64 @@ def _read_events(
     events: str,
     known: dict[str, str],
     where: Path,
+    wanted: dict[str, str],
+    training: bool,
 ) -> None:
     if one_row(connection, f"SELECT NOT EXISTS (FROM {events})")[0]:
         raise UserError(f"{where}: the file has no rows")
+    kinds = [columns.event_type] if columns.event_type and columns.target_event else []
+    # New events may lack a value in all of their rows; what is trained on may not.
+    for name in dict.fromkeys(
+        [columns.sequence, *((*kinds, *columns.categorical) if training else ())]
+    ):
+        _check_has_value(connection, events, where, name)
     select = [
         f"{Identifier(columns.sequence)} AS sequence_id",
-        f"{Identifier(columns.order)} AS event_order",
+        f"{_order(connection, columns, events, known)} AS event_order",
         "row_number() OVER () AS source_row",
     ]
     if columns.time is not None:
-        _check_convertible(
-            connection, events, where, columns.time, _seconds(columns.time, known), "a time"
-        )
-        select.append(f"{_seconds(columns.time, known)} AS event_time")
-    if columns.event_type is not None and columns.target_event is not None:
-        select.append(f"{Identifier(columns.event_type)}::VARCHAR AS event_type")
-    select += [f"{Identifier(name)}" for name in columns.categorical]
+        seconds = _seconds(columns.time, known)
+        _check_has_value(connection, events, where, columns.time)
+        _check_convertible(connection, events, where, columns.time, seconds, "a time")
+        select.append(f"{seconds} AS event_time")
+    select += [f"{Identifier(name)}::VARCHAR AS event_type" for name in kinds]
+    # As text: the same category in whatever type a file holds it.
+    select += [f"{Identifier(name)}::VARCHAR AS {feature(name)}" for name in columns.categorical]
     for name, transform in columns.numeric.items():
         number = f"TRY_CAST({Identifier(name)} AS DOUBLE)"
         finite = f"CASE WHEN isfinite({number}) THEN {number} END"
+        if training:
+            _check_has_value(connection, events, where, name)
         _check_convertible(connection, events, where, name, finite, "a finite number")
         if transform == "log":
             _check_not_negative(connection, events, where, name)
             finite = f"ln(1 + {finite})"
-        select.append(f"{finite} AS {Identifier(name)}")
-    for column, alias in ((columns.label, "label_value"), (columns.split, "split_value")):
-        if column is not None and column in known:
-            select.append(f"{Identifier(column)} AS {alias}")
+        select.append(f"{finite} AS {feature(name)}")
+    select += [f"{Identifier(column)} AS {key}_value" for key, column in wanted.items()]
     connection.execute(f"CREATE TABLE read_events AS SELECT {', '.join(select)} FROM {events}")
-    missing, first = one_row(
-        connection, "SELECT count(*), min(source_row) FROM read_events WHERE event_order IS NULL"
-    )
-    if missing:
-        raise UserError(
-            f"{where}: column '{columns.order}' is empty in {missing:,} rows, first in row "
-            f"{first:,}; the events can't be ordered"
-        )
+    _check_filled(connection, where, columns.order, "event_order", "the events can't be ordered")
+    if columns.time is not None:
+        _check_filled(connection, where, columns.time, "event_time", "every event needs its time")
+
+
+def _order(
+    connection: duckdb.DuckDBPyConnection, columns: LogColumns, events: str, known: dict[str, str]
+) -> str:
+    """What the events are ordered by; text that holds numbers or times is ordered as such."""
+    name = Identifier(columns.order)
+    if known[columns.order] != "VARCHAR":
+        return f"{name}"
+    for kind in ("BIGINT", "DOUBLE", "TIMESTAMPTZ"):
+        cast = f"TRY_CAST({name} AS {kind})"
+        # 1.5 as BIGINT is 2: a number with a fraction is none.
+        exact = f"AND NOT contains({name}, '.')" if kind == "BIGINT" else ""
+        if one_row(
+            connection, f"SELECT count({name}) = count(*) FILTER ({cast} IS NOT NULL {exact}) "
+            f"FROM {events}"
+        )[0]:  # fmt: skip
+            return cast
+    return f"{name}"
 
 
 def _seconds(name: str, known: dict[str, str]) -> str:
@@ -182,10 +205,31 @@ def _seconds(name: str, known: dict[str, str]) -> str:
     column = f"{Identifier(name)}"
     if kind.startswith(_TEMPORAL):
         return f"epoch({column})"
+    number = f"TRY_CAST({column} AS DOUBLE)"
+    finite = f"CASE WHEN isfinite({number}) THEN {number} END"
     if kind == "VARCHAR":
-        # Text may carry a zone ('... UTC'); a plain time is taken as UTC too.
-        return f"epoch(TRY_CAST({column} AS TIMESTAMPTZ))"
-    return f"TRY_CAST({column} AS DOUBLE)"
+        # Text may carry a zone ('... UTC'); a plain time is UTC, the connection's own zone.
+        return f"coalesce({finite}, epoch(TRY_CAST({column} AS TIMESTAMPTZ)))"
+    return finite
+
+
+def _check_filled(
+    connection: duckdb.DuckDBPyConnection, where: Path, name: str, column: str, why: str
+) -> None:
+    missing, first = one_row(
+        connection, f"SELECT count(*), min(source_row) FROM read_events WHERE {column} IS NULL"
+    )
+    if missing:
+        raise UserError(
+            f"{where}: column '{name}' is empty in {missing:,} rows, first in row {first:,}; {why}"
+        )
+
+
+def _check_has_value(
+    connection: duckdb.DuckDBPyConnection, events: str, where: Path, name: str
+) -> None:
+    if one_row(connection, f"SELECT count({Identifier(name)}) FROM {events}")[0] == 0:
+        raise UserError(f"{where}: column '{name}' has no value in any row")
 
 
 def _check_convertible(
@@ -196,13 +240,12 @@ def _check_convertible(
     converted: str,
     what: str,
 ) -> None:
-    count, example, filled = one_row(
+    count, example = one_row(
         connection,
         f"""
         SELECT count(*) FILTER (WHERE {converted} IS NULL AND {Identifier(name)} IS NOT NULL),
                any_value({Identifier(name)}::VARCHAR)
-                   FILTER (WHERE {converted} IS NULL AND {Identifier(name)} IS NOT NULL),
-               count({Identifier(name)})
+                   FILTER (WHERE {converted} IS NULL AND {Identifier(name)} IS NOT NULL)
         FROM {events}
         """,
     )
@@ -210,8 +253,6 @@ def _check_convertible(
         raise UserError(
             f"{where}: column '{name}' is not {what} in {count:,} rows, for example {example!r}"
         )
-    if filled == 0:
-        raise UserError(f"{where}: column '{name}' has no value in any row")
 
 
 def _check_not_negative(
@@ -230,7 +271,10 @@ def _check_not_negative(
 
 
 def _cut_sequences(
-    connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path
+    connection: duckdb.DuckDBPyConnection,
+    columns: LogColumns,
+    where: Path,
+    wanted: dict[str, str],
 ) -> dict[str, Any]:
     """Number the events, cut before the target, apply the lengths."""
     total, without_id, sequences = one_row(
@@ -241,10 +285,13 @@ def _cut_sequences(
     target = "NULL::BIGINT"
     if columns.target_event is not None:
         target = "min(CASE WHEN event_type = $target THEN position END) OVER per_sequence"
+    # Of the whole sequence, also where only its last events are kept.
+    start = "min(event_time)" if columns.time is not None else "min(source_row)"
     connection.execute(
         f"""
         CREATE TABLE numbered AS
-        SELECT *, {target} AS first_target FROM (
+        SELECT *, {target} AS first_target, {start} OVER per_sequence AS start,
+               min(source_row) OVER per_sequence AS first_row FROM (
             SELECT *, row_number() OVER (PARTITION BY sequence_id
                                          ORDER BY event_order, source_row) AS position
             FROM read_events WHERE sequence_id IS NOT NULL)
@@ -254,8 +301,8 @@ def _cut_sequences(
     )
     gap = ""
     if columns.gap:
-        gap = """, ln(1 + coalesce(event_time - lag(event_time)
-                 OVER (PARTITION BY sequence_id ORDER BY position), 0)) AS gap"""
+        gap = f""", ln(1 + coalesce(event_time - lag(event_time)
+                  OVER (PARTITION BY sequence_id ORDER BY position), 0)) AS {feature("gap")}"""
         backwards = one_row(
             connection,
             """
@@ -284,17 +331,13 @@ def _cut_sequences(
         """
     )
     label = "(max(first_target) IS NOT NULL)::INTEGER" if columns.target_event else "NULL::INTEGER"
-    start = "min(event_time)" if columns.time is not None else "min(source_row)"
-    known = {r[0] for r in connection.execute("DESCRIBE read_events").fetchall()}
     carried = "".join(
-        f", min({c}) AS {c}, max({c}) AS {c}_max"
-        for c in ("label_value", "split_value")
-        if c in known
+        f", min({key}_value) AS {key}_value, max({key}_value) AS {key}_value_max" for key in wanted
     )
     connection.execute(
         f"""
         CREATE TABLE sequences AS
-        SELECT sequence_id, count(*) AS length, {start} AS start, min(source_row) AS first_row,
+        SELECT sequence_id, count(*) AS length, min(start) AS start, min(first_row) AS first_row,
                {label} AS label {carried}
         FROM events GROUP BY sequence_id HAVING count(*) >= {columns.min_length}
         """
@@ -320,21 +363,17 @@ def _join_labels(
     columns: LogColumns,
     labels: str,
     where: Path,
-    labelled: bool,
-    split: bool,
+    wanted: dict[str, str],
 ) -> None:
-    wanted = []
-    if labelled and columns.label is not None:
-        value = f"l.{Identifier(columns.label)}"
-        wanted.append(f"{value} AS label_value, {value} AS label_value_max")
-    if split and columns.split is not None:
-        value = f"l.{Identifier(columns.split)}"
-        wanted.append(f"{value} AS split_value, {value} AS split_value_max")
+    values = "".join(
+        f", l.{Identifier(column)} AS {name}_value, l.{Identifier(column)} AS {name}_value_max"
+        for name, column in wanted.items()
+    )
     key = Identifier(columns.sequence)
     doubled = one_row(
         connection,
         f"SELECT count(*), any_value({key}::VARCHAR) FROM "
-        f"(SELECT {key} FROM {labels} GROUP BY 1 HAVING count(*) > 1)",
+        f"(SELECT {key} FROM {labels} WHERE {key} IS NOT NULL GROUP BY 1 HAVING count(*) > 1)",
     )
     if doubled[0]:
         raise UserError(
@@ -344,7 +383,8 @@ def _join_labels(
     missing = one_row(
         connection,
         f"SELECT count(*), any_value(sequence_id::VARCHAR) FROM sequences "
-        f"WHERE sequence_id NOT IN (SELECT {key} FROM {labels} WHERE {key} IS NOT NULL)",
+        f"WHERE sequence_id::VARCHAR NOT IN "
+        f"(SELECT {key}::VARCHAR FROM {labels} WHERE {key} IS NOT NULL)",
     )
     if missing[0]:
         raise UserError(
@@ -354,8 +394,8 @@ def _join_labels(
     connection.execute(
         f"""
         CREATE OR REPLACE TABLE sequences AS
-        SELECT s.*, {", ".join(wanted)}
-        FROM sequences AS s JOIN {labels} AS l ON l.{key} = s.sequence_id
+        SELECT s.* {values}
+        FROM sequences AS s JOIN {labels} AS l ON l.{key}::VARCHAR = s.sequence_id::VARCHAR
         """
     )
 
@@ -363,23 +403,42 @@ def _join_labels(
 def _check_labels(connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path) -> None:
     if columns.label is None:
         return
-    odd = one_row(
-        connection,
-        """
-        SELECT count(*), any_value(sequence_id::VARCHAR), any_value(label_value::VARCHAR)
-        FROM sequences WHERE label_value IS DISTINCT FROM label_value_max
-           OR label_value IS NULL OR label_value::VARCHAR NOT IN ('0', '1', 'true', 'false',
-                                                                  '0.0', '1.0')
-        """,
-    )
-    if odd[0]:
-        raise UserError(
-            f"{where}: column '{columns.label}' must be 0 or 1, one value a sequence; "
-            f"{odd[0]:,} sequences are not so, for example {columns.sequence} {odd[1]} "
-            f"with {odd[2]!r}"
-        )
+    _check_words(
+        connection, columns, where, "label", columns.label, ("0", "1"),
+        ("0", "1", "0.0", "1.0", "true", "false"),
+    )  # fmt: skip
     connection.execute(
-        "UPDATE sequences SET label = (label_value::VARCHAR IN ('1', 'true', '1.0'))::INTEGER"
+        "UPDATE sequences SET label = (lower(label_value::VARCHAR) IN ('1', 'true', '1.0'))::INTEGER"
+    )
+
+
+def _check_words(
+    connection: duckdb.DuckDBPyConnection,
+    columns: LogColumns,
+    where: Path,
+    key: str,
+    column: str,
+    words: tuple[str, ...],
+    spellings: tuple[str, ...],
+) -> None:
+    value, other = f"{key}_value::VARCHAR", f"{key}_value_max::VARCHAR"
+    allowed = ", ".join(f"'{word}'" for word in spellings)
+    odd = connection.execute(
+        f"""
+        SELECT sequence_id::VARCHAR, {value}, {other}, count(*) OVER () FROM sequences
+        WHERE {value} IS NULL OR lower({value}) NOT IN ({allowed})
+           OR {value} IS DISTINCT FROM {other}
+        ORDER BY first_row LIMIT 1
+        """
+    ).fetchall()
+    if not odd:
+        return
+    sequence, low, high, count = odd[0]
+    shown = "no value" if low is None else repr(low) if low == high else f"{low!r} and {high!r}"
+    raise UserError(
+        f"{where}: column '{column}' must be {', '.join(words[:-1])} or {words[-1]}, one value a "
+        f"sequence; {count:,} sequences are not so, for example {columns.sequence} {sequence} "
+        f"with {shown}"
     )
 
 
@@ -390,22 +449,10 @@ def _split(
         connection.execute("ALTER TABLE sequences ADD COLUMN split VARCHAR DEFAULT 'test'")
         order = "first_row"
     elif columns.split is not None:
-        odd = one_row(
-            connection,
-            """
-            SELECT count(*), any_value(split_value::VARCHAR), any_value(sequence_id::VARCHAR)
-            FROM sequences WHERE split_value::VARCHAR NOT IN ('train', 'val', 'test')
-               OR split_value IS NULL OR split_value IS DISTINCT FROM split_value_max
-            """,
-        )
-        if odd[0]:
-            raise UserError(
-                f"{where}: column '{columns.split}' must be train, val or test, one value a "
-                f"sequence; {odd[0]:,} sequences are not so, for example {columns.sequence} "
-                f"{odd[2]} with {odd[1]!r}"
-            )
+        words = ("train", "val", "test")
+        _check_words(connection, columns, where, "split", columns.split, words, words)
         connection.execute("ALTER TABLE sequences ADD COLUMN split VARCHAR")
-        connection.execute("UPDATE sequences SET split = split_value")
+        connection.execute("UPDATE sequences SET split = lower(split_value::VARCHAR)")
         order = "first_row"
     else:
         val_from = 1 - columns.val_fraction - columns.test_fraction

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from unrolled.data.log import matching_files
 from unrolled.errors import UserError, did_you_mean
 
 _FORMATS = {
@@ -33,24 +35,56 @@ def table_format(path: Path) -> str:
         ) from None
 
 
-def scan(path: Path, *, text: bool = False) -> str:
+def scan(path: Path) -> str:
     """DuckDB's table function that reads `path`, a file or a glob.
 
+    The values of a CSV are text, so that `0010` keeps its zeros and a column's type does not
+    depend on the rows that happen to be in the file.
+
     Args:
-        path: Parquet or CSV; the separator and the header of a CSV are detected.
-        text: Leave the values of a CSV as text instead of detecting their types.
+        path: Parquet or CSV with a header; the separator of a CSV is the header's.
 
     Raises:
-        UserError: When there is no such file.
+        UserError: When there is no such file, or no header that can be read.
     """
     kind = table_format(path)
-    # A glob is the pattern's own parent and name; a plain path is its own only match.
-    if not (path.is_file() or any(path.parent.glob(path.name))):
-        raise UserError(f"{path}: no such file")
-    quoted = str(path).replace("'", "''")
+    files = matching_files(path)
+    listed = ", ".join(_literal(str(file)) for file in files)
     if kind == "parquet":
-        return f"read_parquet('{quoted}')"
-    return f"read_csv('{quoted}'{', all_varchar=true' if text else ''})"
+        return f"read_parquet([{listed}])"
+    separator, names = _header(files[0])
+    for file in files[1:]:
+        if _header(file)[1] != names:
+            raise UserError(f"{file}: has other columns than {files[0]}")
+    types = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
+    # Nothing is guessed: a guess makes one column of all where a single row is broken.
+    return (
+        f"read_csv([{listed}], auto_detect=false, header=true, delim={_literal(separator)}, "
+        f"quote='\"', escape='\"', columns={{{types}}})"
+    )
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _header(path: Path) -> tuple[str, list[str]]:
+    """Separator and names of the columns of a CSV file."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            line = stream.readline()
+            separator = max(",\t;|", key=line.count)
+            stream.seek(0)
+            names = next(csv.reader(stream, delimiter=separator), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: can't be read as CSV: {first_line(error)}") from error
+    if not any(names):
+        raise UserError(f"{path}: the file is empty; the first line must name the columns")
+    names = [name or f"column{index}" for index, name in enumerate(names)]
+    for name in names:
+        if [n.lower() for n in names].count(name.lower()) > 1:
+            raise UserError(f"{path}: more than one column is called '{name}'")
+    return separator, names
 
 
 def columns(connection: duckdb.DuckDBPyConnection, relation: str, where: Path) -> dict[str, str]:
@@ -94,7 +128,7 @@ def read_text_columns(path: Path) -> pa.Table:
     """
     with duckdb.connect() as connection:
         try:
-            return connection.sql(f"SELECT * FROM {scan(path, text=True)}").to_arrow_table()
+            return connection.sql(f"SELECT * FROM {scan(path)}").to_arrow_table()
         except duckdb.Error as error:
             raise UserError(f"{path}: {first_line(error)}") from error
 
@@ -122,5 +156,10 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's message, which says what is wrong."""
-    return str(error).strip().partition("\n")[0]
+    """What a library's message says is wrong, in one line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "CSV Error on Line" not in lines[0]:
+        return lines[0]
+    # The reason stands in the third line, or further down when the row itself has several.
+    end = lines.index("") if "" in lines else len(lines)
+    return f"{lines[0]}: {lines[end - 1]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning
 import torch
@@ -19,15 +19,61 @@ from unrolled.run.directory import RunDirectory, now
 from unrolled.run.metrics_csv import MetricsCSV
 
 
-class Checkpoints(ModelCheckpoint):
-    """best.ckpt by the task's monitored metric, and last.ckpt, after each validation.
+class _Checkpoint(ModelCheckpoint):
+    """One file that is replaced, `checkpoints/<name>.ckpt`, at the end of an epoch."""
+
+    name: ClassVar[str]
+
+    def __init__(self, run_dir: Path, monitor: str | None, mode: str, every_n_epochs: int) -> None:
+        super().__init__(
+            dirpath=run_dir / "checkpoints",
+            filename=self.name,
+            monitor=monitor,
+            mode=mode,
+            save_top_k=1,
+            every_n_epochs=every_n_epochs,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    @property
+    def state_key(self) -> str:
+        """The same wherever the run directory lies: Lightning's own key holds the arguments."""
+        return self.name
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        assert self.dirpath is not None
+        return Path(self.dirpath) / f"{self.name}.ckpt"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Only the value: the file lies in the run's own folder, wherever that is moved to."""
+        score = self.best_model_score
+        return {"score": None if score is None else score.detach().cpu()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the value, and the file that goes with it."""
+        score = state_dict["score"]
+        if self.path.exists():
+            self.best_model_path = str(self.path)
+            if score is not None:
+                self.best_model_score = self.kth_value = score
+                self.kth_best_model_path = str(self.path)
+                self.best_k_models = {str(self.path): score}
+
+
+class BestCheckpoint(_Checkpoint):
+    """best.ckpt: the epoch with the best value of the metric that the task monitors.
 
     Args:
-        run_dir: Its `checkpoints/` takes the files.
-        monitor: The task's; None without validation, where the newest is the best.
+        run_dir: Its `checkpoints/` takes the file.
+        monitor: The task's; None without validation: then the newest is the best.
         monitor_mode: Whether less or more of it is better; the task's.
-        every_n_epochs: Epochs between two checkpoints.
+        every_n_epochs: Epochs between two checks.
     """
+
+    name = "best"
 
     def __init__(
         self,
@@ -36,43 +82,21 @@ class Checkpoints(ModelCheckpoint):
         monitor_mode: Literal["min", "max"],
         every_n_epochs: PositiveInt = 1,
     ) -> None:
-        super().__init__(
-            dirpath=run_dir / "checkpoints",
-            filename="best",
-            monitor=monitor,
-            mode=monitor_mode,
-            save_last=True,
-            save_top_k=1,
-            every_n_epochs=every_n_epochs,
-            save_on_train_epoch_end=monitor is None or None,
-            enable_version_counter=False,
-        )
+        super().__init__(run_dir, monitor, monitor_mode, every_n_epochs)
 
-    @property
-    def state_key(self) -> str:
-        """One key wherever the run directory lies: Lightning's own holds the arguments."""
-        return "Checkpoints"
 
-    def state_dict(self) -> dict[str, Any]:
-        """Lightning's state, with the files by name alone: a run directory can be moved."""
-        state = super().state_dict()
-        best = state["best_model_score"]
-        return {
-            "best_model_score": None if best is None else best.detach().cpu(),
-            "current_score": None,
-        }
+class LastCheckpoint(_Checkpoint):
+    """last.ckpt: what a resumed run goes on from.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best value so far, whose checkpoint lies in this run's own folder."""
-        assert self.dirpath is not None
-        best = Path(self.dirpath) / "best.ckpt"
-        last = Path(self.dirpath) / "last.ckpt"
-        if state_dict["best_model_score"] is not None and best.exists():
-            self.best_model_score = state_dict["best_model_score"]
-            self.best_model_path = self.kth_best_model_path = str(best)
-            self.kth_value = self.best_model_score
-            self.best_k_models = {str(best): self.best_model_score}
-        self.last_model_path = str(last)
+    Args:
+        run_dir: Its `checkpoints/` takes the file.
+        every_n_epochs: Epochs between two checkpoints.
+    """
+
+    name = "last"
+
+    def __init__(self, run_dir: Path, every_n_epochs: PositiveInt = 1) -> None:
+        super().__init__(run_dir, None, "min", every_n_epochs)
 
 
 class SameConfig(Callback):
@@ -126,7 +150,13 @@ class RunStatus(Callback):
         """Take back what was logged after the checkpoint that the run goes on from."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV) and trainer.global_step:
-                logger.forget_after(trainer.global_step - 1)
+                logger.forget_after(trainer.global_step)
+
+    @rank_zero_only
+    def on_save_checkpoint(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Write what was logged up to here: a run that goes on from here logs only the rest."""
+        for logger in trainer.loggers:
+            logger.save()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Note when the first step was done."""

@@ -130,7 +130,9 @@ def _overrides(typed: list[str], line: CommandLine) -> list[str]:
             result.append(text)
         else:
             result.append(f"++{text}")
-        line.values[key] = str(override.get_value_element_as_str())
+        if override.is_sweep_override() and not line.multirun:
+            problems.append(f"{text}: several values; add -m to run every combination")
+        line.values[key] = text.partition("=")[2]
     if problems:
         raise UserError(*problems)
     return result

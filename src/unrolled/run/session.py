@@ -35,7 +35,7 @@ def train(arguments: list[str], command: str) -> int:
         run_hydra(line, lambda cfg: None)
         return FINISHED
     codes: list[int] = []
-    rows: list[tuple[str, RunDirectory | None, str | None]] = []
+    rows: list[tuple[list[str], RunDirectory]] = []
 
     errors: list[Exception] = []
 
@@ -50,19 +50,20 @@ def train(arguments: list[str], command: str) -> int:
         # A job that fails must not end the others: whatever happens is a row of the summary.
         from hydra.core.hydra_config import HydraConfig
 
-        typed = " ".join(o.removeprefix("++") for o in HydraConfig.get().overrides.task)
-        print(f"\n[{len(rows) + 1}] {typed}", flush=True)
-        run = None
+        sweep = HydraConfig.get().sweep
+        run = RunDirectory(Path(sweep.dir) / sweep.subdir)
+        typed = [o.removeprefix("++") for o in HydraConfig.get().overrides.task]
+        rows.append((typed, run))
+        print(f"\n[{len(rows)}] {' '.join(typed)}", flush=True)
         try:
             composed = in_job(cfg, line)
             prepare_data(composed.config)
-            run = RunDirectory.create(composed.config, composed.sweep_dir, command)
+            run = RunDirectory.create(composed.config, run.path, command)
             codes.append(_finish(run, launch(run)))
-            rows.append((typed, run, None))
         except UserError as error:
             _print_error(str(error))
+            run.set_status(state="failed", error=str(error))
             codes.append(USER_ERROR)
-            rows.append((typed, None, str(error)))
 
     if not line.multirun:
         run_hydra(line, single)

@@ -41,20 +41,22 @@ def show_scores(scores: dict[str, Any]) -> None:
     Console(highlight=False).print(table)
 
 
-def show_runs(rows: list[tuple[str, RunDirectory | None, str | None]]) -> None:
+def show_runs(rows: list[tuple[list[str], RunDirectory]]) -> None:
     """The summary of a multirun: a row a run, the failed ones with their reason.
 
     Args:
-        rows: What was typed for a run, its directory, and the error of one that never began.
+        rows: What was typed for each run, and its directory.
     """
-    table = Table("run", "state", "result", "directory")
-    for typed, run, error in rows:
-        status = {"state": "failed", "error": error} if run is None else run.status()
-        result = {} if run is None else run.read_json("metrics.json")
+    common = set.intersection(*(set(typed) for typed, _ in rows)) if len(rows) > 1 else set()
+    parents = {short(RunDirectory(run.path.parent)) for _, run in rows}
+    table = Table("directory", "run", "state", "result", title=", ".join(sorted(parents)))
+    for typed, run in rows:
+        status, result = run.status(), run.read_json("metrics.json")
         main = result.get("main_metric")
         score = result.get("metrics", {}).get(main)
         text = f"{main} {_number(score['value'])}" if score else str(status.get("error") or "")
-        table.add_row(typed, str(status["state"]), text, "" if run is None else short(run))
+        own = " ".join(part for part in typed if part not in common)
+        table.add_row(run.path.name, own, str(status.get("state", "failed")), text)
     Console(highlight=False).print(table)
 
 

@@ -7,7 +7,6 @@ import logging
 import math
 import subprocess
 import time
-import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -217,4 +216,6 @@ def quiet() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Warnings go to the log: Lightning has one for each of its own deprecated calls.
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(logging.NullHandler())

@@ -46,7 +46,8 @@ def main(run_dir: str) -> int:
         run.set_status(state="interrupted", finished=now())
         return INTERRUPTED
     except BaseException as error:
-        log.error("%s", traceback.format_exc())
+        # Into train.log alone: the terminal gets the one line that matters.
+        logging.getLogger("traceback").error("%s", traceback.format_exc())
         message = str(error).strip().partition("\n")[0]
         run.set_status(state="failed", error=f"{type(error).__name__}: {message}", finished=now())
         return FAILED

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import lightning
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -34,6 +35,7 @@ class SequenceTask(lightning.LightningModule, ABC):
     """The validation metric that says which checkpoint is best."""
     mode: ClassVar[Literal["min", "max"]]
     """Whether less or more of it is better."""
+    _train_loss: Tensor
 
     def __init__(
         self,
@@ -52,7 +54,8 @@ class SequenceTask(lightning.LightningModule, ABC):
         self.test_metrics = MetricCollection(self.metrics(), prefix="test/")
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
-        self._train_loss: Tensor | None = None
+        # The loss since it was last logged; in the checkpoint, so that a resumed run logs the same.
+        self.register_buffer("_train_loss", torch.zeros(()), persistent=False)
         self._train_batches = 0
 
     @abstractmethod
@@ -88,14 +91,13 @@ class SequenceTask(lightning.LightningModule, ABC):
         else:
             loss = losses.sum() * self.trainer.world_size
         # `self.log` costs as much as a small model's forward pass: sum here, log every k steps.
-        detached = loss.detach()
-        self._train_loss = detached if self._train_loss is None else self._train_loss + detached
+        self._train_loss = self._train_loss + loss.detach()
         self._train_batches += 1
-        # The step at hand ends after this hook; Lightning hands out what is logged in it.
+        step = self.trainer.global_step + 1
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Set by a connector.
-        if (self.trainer.global_step + 1) % every == 0:
-            self.log("train/loss", self._train_loss / self._train_batches, prog_bar=True)
-            self._train_loss, self._train_batches = None, 0
+        if step % every == 0:
+            self._log("train/loss", self._train_loss / self._train_batches, step)
+            self._train_loss, self._train_batches = torch.zeros_like(self._train_loss), 0
         return loss
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
@@ -146,6 +148,15 @@ class SequenceTask(lightning.LightningModule, ABC):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the loss that is not logged yet."""
+        checkpoint["train_loss"] = (self._train_loss.cpu(), self._train_batches)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it up again."""
+        loss, self._train_batches = checkpoint["train_loss"]
+        self._train_loss.copy_(loss)
+
     def _judge(
         self, batch: SequenceBatch, metrics: MetricCollection, mean_loss: MeanMetric
     ) -> None:
@@ -158,6 +169,21 @@ class SequenceTask(lightning.LightningModule, ABC):
         # Lightning keeps logged values in float32, where counts end at 2^24; `results` is exact.
         self.results = {name: float(value) for name, value in values.items()}
         for name, value in values.items():
-            self.log(name, value.float(), prog_bar=name == f"val/{self.main_metric}")
+            self._log(name, value, self.trainer.global_step)
         metrics.reset()
         mean_loss.reset()
+
+    def _log(self, name: str, value: Tensor, step: int) -> None:
+        """Give a value to the loggers under the number of optimizer steps done so far.
+
+        Lightning's own count for loggers is one too high after a resume at the end of an epoch.
+        """
+        self.log(
+            name,
+            value.float(),
+            prog_bar=name in ("train/loss", f"val/{self.main_metric}"),
+            logger=False,
+            sync_dist=not name.startswith("train/"),
+        )
+        for logger in self.loggers:
+            logger.log_metrics({name: float(value), "epoch": self.current_epoch}, step)
