@@ -27,8 +27,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unrolled.data.log import LogColumns, description_json
-from unrolled.data.read_log import Identifier, feature, load_events
+from unrolled.data.read_log import load_events
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
+from unrolled.data.sql import Identifier, feature
 from unrolled.data.tables import first_line, one_row
 from unrolled.errors import UserError
 
@@ -244,22 +245,22 @@ def _encode(
             f"LEFT JOIN vocabulary_{index} AS v{index} ON v{index}.value = e.{feature(column)}"
         )
         select.append(
-            f"list(coalesce(v{index}.id, {UNKNOWN_ID})::INTEGER ORDER BY position)"
+            f"list(coalesce(v{index}.id, {UNKNOWN_ID})::INTEGER ORDER BY e.position)"
             f" AS {Identifier(column)}"
         )
     for column, values in statistics.items():
         # A missing value becomes the training mean, which is 0 on this scale.
         select.append(
             f"list(coalesce((e.{feature(column)} - {values['mean']!r}) / {values['std']!r}, 0)"
-            f"::FLOAT ORDER BY position) AS {Identifier(column)}"
+            f"::FLOAT ORDER BY e.position) AS {Identifier(column)}"
         )
-    where = "" if split is None else f"WHERE split = '{split}'"
+    where = "" if split is None else f"WHERE s.split = '{split}'"
     return connection.sql(
         f"""
-        SELECT sequence_id AS id, label, {", ".join(select)}
-        FROM sequences JOIN events AS e USING (sequence_id) {" ".join(joins)}
+        SELECT s.sequence_id AS id, s.label, {", ".join(select)}
+        FROM sequences AS s JOIN events AS e USING (sequence_id) {" ".join(joins)}
         {where}
-        GROUP BY sequence_id, label, rank ORDER BY rank
+        GROUP BY s.sequence_id, s.label, s.rank ORDER BY s.rank
         """
     ).to_arrow_table()
 

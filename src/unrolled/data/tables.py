@@ -71,11 +71,10 @@ def _literal(text: str) -> str:
 def _header(path: Path) -> tuple[str, list[str]]:
     """Separator and names of the columns of a CSV file."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            line = stream.readline()
-            separator = max(",\t;|", key=line.count)
-            stream.seek(0)
-            names = next(csv.reader(stream, delimiter=separator), [])
+        with path.open("rb") as stream:
+            line = stream.readline().decode("utf-8-sig")
+        separator = max(",\t;|", key=line.count)
+        names = next(csv.reader([line], delimiter=separator), [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: can't be read as CSV: {first_line(error)}") from error
     if not any(names):
@@ -160,6 +159,6 @@ def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if "CSV Error on Line" not in lines[0]:
         return lines[0]
-    # The reason stands in the third line, or further down when the row itself has several.
-    end = lines.index("") if "" in lines else len(lines)
-    return f"{lines[0]}: {lines[end - 1]}"
+    # The row follows, of one line or many; then the reason; then what DuckDB's options could do.
+    reason = [line for line in str(error).partition("\nPossible ")[0].splitlines() if line]
+    return f"{lines[0]}: {reason[-1]}"

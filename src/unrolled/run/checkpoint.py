@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, and loading one safely."""
+"""Loading checkpoints safely, and only into what they belong to."""
 
 from __future__ import annotations
 
@@ -6,26 +6,10 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from unrolled.errors import UserError
-from unrolled.run.directory import RunDirectory, task_name
 from unrolled.tasks.base import SequenceTask
-
-
-class CheckpointIdentity(Callback):
-    """Writes the task's name and the config's hash into every checkpoint."""
-
-    def __init__(self, run: RunDirectory) -> None:
-        self.identity = {"task": task_name(run.config()), "config_hash": run.config_hash()}
-
-    def on_save_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add the identity."""
-        checkpoint["unrolled"] = self.identity
 
 
 def load_weights(task: SequenceTask, path: Path) -> None:

@@ -19,8 +19,8 @@ from lightning.pytorch.loggers import Logger
 
 from unrolled.data.module import SequenceData
 from unrolled.errors import UserError
-from unrolled.run.callbacks import RandomStates, RunStatus, SameConfig
-from unrolled.run.checkpoint import CheckpointIdentity, load_weights
+from unrolled.run.callbacks import RunState, Unprofiled
+from unrolled.run.checkpoint import load_weights
 from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment, build
 from unrolled.run.metrics_csv import MetricsCSV
@@ -124,9 +124,7 @@ def build_trainer(
         built = build(part, f"logger.{name}", **_wanted(part, supplied))
         if built is not None:
             loggers.append(built)
-    callbacks: list[Callback] = [
-        SameConfig(run), CheckpointIdentity(run), RandomStates(), RunStatus(run)
-    ]  # fmt: skip
+    callbacks: list[Callback] = [RunState(run)]
     for name, part in experiment.callbacks.items():
         callbacks.append(build(part, f"callbacks.{name}", **_wanted(part, supplied)))
     # Our loaders shard themselves; and the bar is a callback that knows where it prints.
@@ -135,6 +133,7 @@ def build_trainer(
         "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
+        "profiler": Unprofiled(),
         **node,
     }
     trainer: lightning.Trainer = build(

@@ -58,6 +58,14 @@ class SequenceTask(lightning.LightningModule, ABC):
         self.register_buffer("_train_loss", torch.zeros(()), persistent=False)
         self._train_batches = 0
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the name of the running hook here some 40 times a step, and a module's
+        # own `__setattr__` looks for parameters first: a tenth of a small model's step.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @abstractmethod
     def metrics(self) -> dict[str, Any]:
         """The metrics by name; each takes `metric_input` and the targets."""

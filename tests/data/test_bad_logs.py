@@ -1,0 +1,361 @@
+"""Logs that can't be right: told in a few lines with file, column, count and example, no store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from unrolled.data.log import EventLog, LogColumns
+from unrolled.data.prepare import prepare
+from unrolled.errors import UserError
+
+HEADER = "visit,second,page,price,buys,part"
+
+
+def _rows() -> list[list[str]]:
+    # s0 .. s5, two events each; both classes in each split.
+    return [
+        [f"s{i}", str(10 * i + k), "home", str(1 + k), str(i % 2), ["train", "val", "test"][i // 2]]
+        for i in range(6)
+        for k in range(2)
+    ]
+
+
+def _log(path: Path, **changes: Any) -> EventLog:
+    description: dict[str, Any] = {
+        "sequence": "visit",
+        "order": "second",
+        "time": "second",
+        "categorical": ["page"],
+        "numeric": {"price": "standard"},
+        "gap": True,
+        "label": "buys",
+        "split": "part",
+    }
+    return EventLog(path=path, **{**description, **changes})
+
+
+def _refused(folder: Path, log: EventLog) -> str:
+    """The message; nothing may have been written."""
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError) as error:
+        prepare(log, folder / "stores")
+    assert sorted(folder.rglob("*")) == before
+    message = str(error.value)
+    assert len(message.splitlines()) <= 4
+    assert "LINE " not in message
+    return message
+
+
+def _set(*cells: tuple[int, int, str]) -> Callable[[list[list[str]]], None]:
+    def change(rows: list[list[str]]) -> None:
+        for row, column, value in cells:
+            rows[row][column] = value
+
+    return change
+
+
+def _column(column: int, value: str) -> Callable[[list[list[str]]], None]:
+    return _set(*((row, column, value) for row in range(12)))
+
+
+WORDS = "column 'part' must be train, val or test, one value a sequence; "
+BINARY = "column 'buys' must be 0 or 1, one value a sequence; "
+
+BAD: dict[str, tuple[Callable[[list[list[str]]], None], dict[str, Any], str]] = {
+    "a time that is none": (
+        _set((3, 1, "soon"), (4, 1, "later")),
+        {},
+        "{path}: column 'second' is not a time in 2 rows, for example 'soon'",
+    ),
+    "an infinite time": (
+        _set((3, 1, "inf")),
+        {},
+        "{path}: column 'second' is not a time in 1 rows, for example 'inf'",
+    ),
+    "a time that is missing": (
+        _set((3, 1, ""), (5, 1, "")),
+        {},
+        "{path}: column 'second' is empty in 2 rows, first in row 4; the events can't be ordered",
+    ),
+    "no time at all": (_column(1, ""), {}, "{path}: column 'second' has no value in any row"),
+    "a price that is no number": (
+        _set((3, 3, "cheap"), (7, 3, "dear")),
+        {},
+        "{path}: column 'price' is not a finite number in 2 rows, for example 'cheap'",
+    ),
+    "an infinite price": (
+        _set((0, 3, "-inf")),
+        {},
+        "{path}: column 'price' is not a finite number in 1 rows, for example '-inf'",
+    ),
+    "a price that is not a number": (
+        _set((0, 3, "nan")),
+        {},
+        "{path}: column 'price' is not a finite number in 1 rows, for example 'nan'",
+    ),
+    "a negative price under log": (
+        _set((0, 3, "-2.5"), (1, 3, "-0.5")),
+        {"numeric": {"price": "log"}},
+        "{path}: column 'price' is negative in 2 rows (smallest -2.5); "
+        "the transform 'log' needs values >= 0; use 'standard'",
+    ),
+    "no price at all": (_column(3, ""), {}, "{path}: column 'price' has no value in any row"),
+    "no page at all": (_column(2, ""), {}, "{path}: column 'page' has no value in any row"),
+    "no sequence at all": (_column(0, ""), {}, "{path}: column 'visit' has no value in any row"),
+    "no price to train on": (
+        _set(*((row, 3, "") for row in range(4))),
+        {},
+        "{path}: column 'price' has no value in the training sequences",
+    ),
+    "no page to train on": (
+        _set(*((row, 2, "") for row in range(4))),
+        {},
+        "{path}: column 'page' has no value in the training sequences",
+    ),
+    "prices beyond all measure": (
+        _set((0, 3, "1e300")),
+        {},
+        "{path}: column 'price' has values too large to be standardised",
+    ),
+    "a label of three classes": (
+        _set((2, 4, "2"), (3, 4, "2")),
+        {},
+        "{path}: " + BINARY + "1 sequences are not so, for example visit s1 with '2'",
+    ),
+    "a label that is a word": (
+        _column(4, "yes"),
+        {},
+        "{path}: " + BINARY + "6 sequences are not so, for example visit s0 with 'yes'",
+    ),
+    "a label that is missing": (
+        _set((2, 4, ""), (3, 4, ""), (6, 4, "2")),
+        {},
+        "{path}: " + BINARY + "2 sequences are not so, for example visit s1 with no value",
+    ),
+    "a label that changes within a sequence": (
+        _set((2, 4, "0")),
+        {},
+        "{path}: " + BINARY + "1 sequences are not so, for example visit s1 with '0' and '1'",
+    ),
+    "one class in two splits": (
+        _set((4, 4, "1"), (5, 4, "1"), (10, 4, "0"), (11, 4, "0")),
+        {},
+        "{path}: the split 'val' has one class only: all of its 2 sequences have label 1 "
+        "(column 'buys'); there is nothing to learn or to judge\n"
+        "{path}: the split 'test' has one class only: all of its 2 sequences have label 0 "
+        "(column 'buys'); there is nothing to learn or to judge",
+    ),
+    "another word for a split": (
+        _set((8, 5, "valid"), (9, 5, "valid")),
+        {},
+        "{path}: " + WORDS + "1 sequences are not so, for example visit s4 with 'valid'",
+    ),
+    "a split that is missing": (
+        _set((8, 5, ""), (9, 5, "")),
+        {},
+        "{path}: " + WORDS + "1 sequences are not so, for example visit s4 with no value",
+    ),
+    "a sequence in two splits": (
+        _set((8, 5, "train")),
+        {},
+        "{path}: " + WORDS + "1 sequences are not so, for example visit s4 with 'test' and 'train'",
+    ),
+    "an empty split": (
+        _set(*((row, 5, "train") for row in range(4, 8))),
+        {},
+        "{path}: the split 'val' has no sequence",
+    ),
+    "too few sequences to split by time": (
+        _set(*((row, 0, "s0") for row in range(12))),
+        {"split": None, "label": None, "target_event": "none", "event_type": "page"},
+        "{path}: the split 'train' has one class only: all of its 1 sequences have label 0 "
+        "(event 'none'); there is nothing to learn or to judge\n"
+        "{path}: the split 'val' has no sequence\n"
+        "{path}: the split 'test' has no sequence",
+    ),
+    "no sequence that is long enough": (
+        lambda rows: None,
+        {"min_length": 3},
+        "{path}: no sequence is left of 6 after min_length=3",
+    ),
+    "no event before the target": (
+        lambda rows: None,
+        {"label": None, "target_event": "home", "event_type": "page"},
+        "{path}: no sequence is left of 6 after min_length=1 and the cut before 'home'",
+    ),
+    "a time that goes back": (
+        _set((3, 3, "-7")),
+        {"order": "second", "time": "price"},
+        "{path}: ordered by 'second', the time 'price' goes back 1 times, for example in "
+        "sequence s1; set data.source.order to the time column",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_value_that_can_not_be_right_is_told(tmp_path: Path, name: str) -> None:
+    change, description, message = BAD[name]
+    rows, path = _rows(), tmp_path / "log.csv"
+    change(rows)
+    path.write_text("\n".join([HEADER, *map(",".join, rows)]) + "\n")
+    assert _refused(tmp_path, _log(path, **description)) == message.format(path=path)
+
+
+def test_the_log_that_the_bad_ones_were_made_from_is_good(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join([HEADER, *map(",".join, _rows())]) + "\n")
+    assert (prepare(_log(path), tmp_path / "stores") / "store.json").is_file()
+
+
+def test_a_bad_value_far_down_in_a_long_file_is_told_like_one_at_the_top(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    lines = [f"s{i % 50},{i},home,1,0,train" for i in range(30_000)]
+    path.write_text("\n".join([HEADER, *lines, "s0,30001,home,cheap,0,train", ""]))
+    assert _refused(tmp_path, _log(path)) == (
+        f"{path}: column 'price' is not a finite number in 1 rows, for example 'cheap'"
+    )
+
+
+LABELS = "{labels}: 2 sequences of the log have no row here, for example visit s"
+
+
+@pytest.mark.parametrize(
+    ("content", "messages"),
+    [
+        ("visit,buys,part\ns0,0,train\ns0,0,train\ns1,1,val\n,1,val\n,0,val\n",
+         {"{labels}: 1 values of 'visit' stand in more than one row, for example s0"}),
+        ("visit,buys,part\ns0,0,train\ns1,1,val\ns2,0,test\ns5,1,test\n",
+         {LABELS + "3", LABELS + "4"}),
+        ("visit,bought,parts\ns0,0,train\n",
+         {"{labels}: no column 'buys' (asked for by data.source.label); "
+          "choose from: bought, parts, visit\n"
+          "{labels}: no column 'part' (asked for by data.source.split); did you mean 'parts'?"}),
+        ("visit,buys,part\n" + "".join(f"s{i},,train\n" for i in range(6)),
+         {"{labels}: " + BINARY + "6 sequences are not so, for example visit s0 with no value"}),
+    ],
+)  # fmt: skip
+def test_a_label_table_that_does_not_fit_is_told(
+    tmp_path: Path, content: str, messages: set[str]
+) -> None:
+    path, labels = tmp_path / "log.csv", tmp_path / "labels.csv"
+    path.write_text("\n".join([HEADER, *map(",".join, _rows())]) + "\n")
+    labels.write_text(content)
+    message = _refused(tmp_path, _log(path, labels=labels))
+    assert message in {m.format(labels=labels) for m in messages}
+
+
+def test_columns_that_are_missing_are_told_all_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("visits,second,page,prise,buys,part\na,1,x,1,1,train\n")
+    assert _refused(tmp_path, _log(path, categorical=["page", "colour"])) == (
+        f"{path}: no column 'visit' (asked for by data.source.sequence); did you mean 'visits'?\n"
+        f"{path}: no column 'colour' (asked for by data.source.categorical); "
+        "choose from: buys, page, part, prise, second, visits\n"
+        f"{path}: no column 'price' (asked for by data.source.numeric); did you mean 'prise'?"
+    )
+
+
+def test_missing_files_and_folders_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "no.csv"
+    assert _refused(tmp_path, _log(path)) == f"{path}: no such file"
+    path = tmp_path / "no" / "day-*.csv"
+    assert _refused(tmp_path, _log(path)) == (
+        f"{path}: no such file; there is no folder {tmp_path}/no"
+    )
+    assert _refused(tmp_path, _log(tmp_path)) == (
+        f"{tmp_path}: is a folder; give a file or a glob, for example *.parquet"
+    )
+    path.parent.mkdir()
+    (path.parent / "day-1.csv").write_text(HEADER + "\n")
+    assert _refused(tmp_path, _log(path, labels=tmp_path / "labels.csv")) == (
+        f"{tmp_path}/labels.csv: no such file"
+    )
+
+
+def test_the_variable_for_the_data_sets_is_named_where_it_is_not_set(tmp_path: Path) -> None:
+    path = Path("UNROLLED_DATA-is-not-set/clickstream/events_split0.parquet")
+    assert _refused(tmp_path, _log(path)) == (
+        f"{path}: this data set is found through the environment variable UNROLLED_DATA, "
+        "which is not set; set it to the folder that holds the data sets"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv", b"", "the file is empty; the first line must name the columns"),
+        ("log.csv", HEADER.encode() + b"\n", "the file has no rows"),
+        ("log.csv", HEADER.encode() + b"\ns0,1,home,1,0,train\ns1,2,home\n",
+         "Invalid Input Error: CSV Error on Line: 3: Expected Number of Columns: 6 Found: 3"),
+        ("log.csv", HEADER.encode() + b"\ns0,1,caf\xe9,1,0,train\n",
+         "Invalid Input Error: CSV Error on Line: 2: Invalid unicode (byte sequence mismatch) "
+         "detected. This file is not utf-8 encoded."),
+        ("log.parquet", b"", "Invalid Input Error: File '{path}' too small to be a Parquet file"),
+        ("log.parquet", HEADER.encode(),
+         "Invalid Input Error: No magic bytes found at end of file '{path}'"),
+        ("log.json", b"[]", "unknown format '.json'; use .csv, .parquet, .pq, .tsv, .txt"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_what_its_name_says_is_told(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert _refused(tmp_path, _log(path)) == f"{path}: {message.format(path=path)}"
+
+
+@pytest.mark.parametrize("keep", ["half", "damaged"])
+def test_a_parquet_file_that_was_cut_or_damaged_is_told(tmp_path: Path, keep: str) -> None:
+    path = tmp_path / "log.parquet"
+    rows = _rows() * 2000
+    columns = dict(zip(HEADER.split(","), map(list, zip(*rows, strict=True)), strict=True))
+    pq.write_table(pa.table(columns), path)
+    content = path.read_bytes()
+    if keep == "half":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.write_bytes(content[:4] + b"\xff" * 4000 + content[4004:])
+    assert _refused(tmp_path, _log(path)).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"label": None}, "give either label (a column) or target_event (an event type)"),
+        ({"target_event": "buy", "event_type": "page"},
+         "give either label (a column) or target_event (an event type)"),
+        ({"label": None, "target_event": "buy"},
+         "target_event needs event_type, the column that holds it"),
+        ({"time": None}, "gap needs time, the column it is computed from"),
+        ({"time": None, "gap": False, "split": None},
+         "a split by time needs time; or give split, a column"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5},
+         "val_fraction and test_fraction leave nothing to train on"),
+        ({"categorical": [], "numeric": {}, "gap": False},
+         "there is no feature: give categorical, numeric or gap"),
+        ({"categorical": ["page", "price"]}, "categorical and numeric both name price"),
+        ({"categorical": ["page", "page"]}, "categorical names page more than once"),
+        ({"categorical": ["gap"]}, "gap adds a feature of that name, which a column has already"),
+        ({"categorical": ["id", "Label"]},
+         "a feature can't be called Label, id: the store's own column"),
+        ({"min_length": 5, "max_length": 4}, "max_length=4 is below min_length=5"),
+    ],
+)  # fmt: skip
+def test_a_description_that_contradicts_itself_is_told(
+    tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(HEADER + "\n")
+    log = _log(path, **changes)
+    assert log.columns().problems() == [problem]
+    assert _refused(tmp_path, log) == f"data.source: {problem}"
+
+
+def test_all_contradictions_are_told_at_once() -> None:
+    assert len(LogColumns(sequence="s", order="o", gap=True).problems()) == 3
