@@ -28,14 +28,14 @@ RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=Fa
 
 def main() -> NoReturn:
     """The entry point of `unrolled`."""
-    sys.exit(_guarded(lambda: app(standalone_mode=True)))
+    sys.exit(guarded(lambda: app(standalone_mode=True)))
 
 
 def train() -> NoReturn:
     """The entry point of `train.py`."""
     from unrolled.run.session import train as run_session
 
-    sys.exit(_guarded(lambda: run_session(sys.argv[1:], shlex.join(sys.argv))))
+    sys.exit(guarded(lambda: run_session(sys.argv[1:], shlex.join(sys.argv))))
 
 
 @app.command("train", context_settings=_HYDRA, add_help_option=False)
@@ -126,7 +126,7 @@ def options(
     """Experiments with sequence models on event data."""
 
 
-def _guarded(work: Callable[[], int | None]) -> int:
+def guarded(work: Callable[[], int | None]) -> int:
     """Run a command; a mistake of the user becomes its message and exit code 2."""
     try:
         return work() or 0

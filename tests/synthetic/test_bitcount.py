@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from unrolled.data.module import Split
 from unrolled.data.schema import Numeric, Schema
 from unrolled.errors import UserError
+from unrolled.synthetic import bitcount
 from unrolled.synthetic.bitcount import BitcountData, BitStrings
 
 law = settings(max_examples=25, deadline=None)
@@ -104,12 +105,30 @@ def test_sampled_strings_are_distinct_over_all_splits(length: int) -> None:
         assert 405 < sum(string[position] == "1" for string in together) < 595
 
 
-def test_a_large_share_of_the_strings_is_still_distinct() -> None:
-    # More than a quarter of all strings: drawn without putting back.
-    data = BitcountData(23, train_size=2**21, val_size=5, test_size=5)
-    powers = 2 ** torch.arange(22, -1, -1, dtype=torch.float32)
-    codes = torch.cat([data.source(s).bits.float() @ powers for s in SPLITS])
-    assert len(codes.unique()) == 2**21 + 10
+@law
+@given(st.integers(9, 11), st.integers(0, 2**40), st.data())
+def test_any_share_of_more_strings_than_are_enumerated_is_distinct(
+    length: int, seed: int, data: st.DataObject
+) -> None:
+    train_size = data.draw(st.integers(1, 2**length - 2), label="train_size")
+    test_size = data.draw(st.integers(1, 2**length - 1 - train_size), label="test_size")
+    # A low limit, so that small numbers take the way of the large ones.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bitcount, "LONGEST_ENUMERATED", 8)
+        parts = splits(BitcountData(length, train_size, 1, test_size, seed=seed))
+    assert [len(parts[s]) for s in SPLITS] == [train_size, 1, test_size]
+    together = [string for part in parts.values() for string in part]
+    assert len(set(together)) == len(together)
+
+
+@pytest.mark.parametrize("wanted", [256, 1020])
+def test_few_and_nearly_all_of_more_strings_than_are_enumerated_are_distinct(
+    wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bitcount, "LONGEST_ENUMERATED", 8)
+    parts = splits(BitcountData(10, wanted - 20, 10, 10))
+    assert [len(parts[s]) for s in SPLITS] == [wanted - 20, 10, 10]
+    assert len({string for part in parts.values() for string in part}) == wanted
 
 
 @pytest.mark.parametrize("length", [10, 30, 66])
@@ -189,31 +208,38 @@ def write(path: Path, strings: list[str]) -> None:
 @pytest.mark.parametrize("name", ["new.csv", "new.parquet"])
 @pytest.mark.parametrize(
     "strings",
-    [["0010", "0000", "1111"], ["0", "0001", "110", "01010101010101010101010101"], ["1"], ["0"]],
+    [
+        ["0010", "0000", "1111"],
+        ["0", "1"],
+        ["1"],
+        ["0" * 26, "01" * 13],
+        # Past what 64-bit numbers hold, and past the 1,000 repeats that RE2 counts.
+        ["0" * 30 + "1" * 40],
+        ["0" * 1001, "10" * 500 + "1"],
+    ],
+    ids=lambda strings: f"{len(strings[0])}-bits",
 )
-def test_read_strings_keep_leading_zeros_and_their_own_lengths(
+def test_read_strings_keep_their_leading_zeros(
     tmp_path: Path, name: str, strings: list[str]
 ) -> None:
     write(tmp_path / name, strings)
-    table, source = BitcountData(5).read(tmp_path / name)
+    table, source = BitcountData(len(strings[0]), 1, 0, 1).read(tmp_path / name)
     assert table.to_pydict() == {"bits": strings}
     assert texts(source) == strings
     assert source.targets().tolist() == [s.count("1") for s in strings]
-    # Padding is zero.
-    assert int(source.bits.sum()) == sum(s.count("1") for s in strings)
 
 
 def test_read_takes_the_bits_from_among_other_columns(tmp_path: Path) -> None:
-    (tmp_path / "new.csv").write_text("name,bits,note\nann,0011,x\nbob,1,y\n")
+    (tmp_path / "new.csv").write_text("name,bits,note\nann,00011,x\nbob,10000,y\n")
     table, source = BitcountData(5).read(tmp_path / "new.csv")
-    assert table.to_pydict() == {"bits": ["0011", "1"]}
-    assert texts(source) == ["0011", "1"]
+    assert table.to_pydict() == {"bits": ["00011", "10000"]}
+    assert texts(source) == ["00011", "10000"]
 
 
 def test_read_keeps_the_order_of_a_file_of_many_rows(tmp_path: Path) -> None:
     strings = [format(code, "017b") for code in range(0, 2**17, 2)]
     write(tmp_path / "new.csv", strings)
-    table, source = BitcountData(5).read(tmp_path / "new.csv")
+    table, source = BitcountData(17).read(tmp_path / "new.csv")
     assert table["bits"].to_pylist() == strings
     assert source.targets().tolist() == [s.count("1") for s in strings]
 
@@ -242,31 +268,34 @@ def test_a_missing_column_far_from_any_other_shows_the_choice(tmp_path: Path) ->
     assert problem_of(path) == expected + "label, zone"
 
 
-@pytest.mark.parametrize("name", ["new.csv", "new.parquet"])
-@pytest.mark.parametrize("wrong", ["012", "0 1", "abc", "-1", "0.1"])
-def test_a_wrong_symbol_is_named_with_its_row(tmp_path: Path, name: str, wrong: str) -> None:
-    path = tmp_path / name
-    write(path, ["01", "1", wrong, "0", wrong])
-    assert problem_of(path) == (
-        f"{path}: column 'bits', row 3: {wrong!r} is not a string of 0 and 1 (2 of 5 rows are not)"
+def wrong_row(path: Path, row: int, value: str | None, share: str) -> str:
+    return (
+        f"{path}: column 'bits', row {row}: {value!r} is not a string of 5 bits, 0 or 1, "
+        f"as the run was trained on ({share} rows are not)"
     )
+
+
+@pytest.mark.parametrize("name", ["new.csv", "new.parquet"])
+@pytest.mark.parametrize("wrong", ["01012", "01 10", "abcde", "-1010", "0.101", "0101", "010101"])
+def test_a_wrong_symbol_or_length_is_named_with_its_row(
+    tmp_path: Path, name: str, wrong: str
+) -> None:
+    path = tmp_path / name
+    write(path, ["01010", "11111", wrong, "00000", wrong])
+    assert problem_of(path) == wrong_row(path, 3, wrong, "2 of 5")
 
 
 def test_a_missing_value_is_named_with_its_row(tmp_path: Path) -> None:
     path = tmp_path / "new.parquet"
-    pq.write_table(pa.table({"bits": ["01", None]}), path)
-    assert problem_of(path) == (
-        f"{path}: column 'bits', row 2: None is not a string of 0 and 1 (1 of 2 rows are not)"
-    )
+    pq.write_table(pa.table({"bits": ["01010", None]}), path)
+    assert problem_of(path) == wrong_row(path, 2, None, "1 of 2")
 
 
-@pytest.mark.parametrize("wrong", ["", "01\n", "\u0661\u0660"])
+@pytest.mark.parametrize("wrong", ["", "01010\n", "0101\n", "\u0661\u0660\u0661\u0660\u0661"])
 def test_what_only_looks_like_a_string_of_bits_is_refused(tmp_path: Path, wrong: str) -> None:
     path = tmp_path / "new.parquet"
-    pq.write_table(pa.table({"bits": [wrong, "01"]}), path)
-    assert problem_of(path) == (
-        f"{path}: column 'bits', row 1: {wrong!r} is not a string of 0 and 1 (1 of 2 rows are not)"
-    )
+    pq.write_table(pa.table({"bits": [wrong, "01010"]}), path)
+    assert problem_of(path) == wrong_row(path, 1, wrong, "1 of 2")
 
 
 @pytest.mark.parametrize("name", ["new.csv", "new.parquet"])

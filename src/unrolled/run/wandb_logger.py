@@ -6,6 +6,7 @@ import logging
 import netrc
 import os
 import secrets
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,10 @@ from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 
 log = logging.getLogger(__name__)
 
-SECONDS_TO_CONNECT = 10
-"""How long an online run may wait for the server before it goes on offline."""
+SECONDS_TO_ANSWER = 1
+"""How long to wait for a sign of the server before an online run goes offline."""
+SECONDS_TO_START = 10
+"""How long a server that answers may take to open the run."""
 
 
 def wandb_logger(
@@ -58,6 +61,9 @@ def wandb_logger(
         "resume": "allow",
         "config": config,
     }
+    if wanted == "online" and not reachable():
+        log.warning("W&B's server does not answer: the run is logged offline; see `wandb sync`")
+        wanted = "offline"
     for attempt in dict.fromkeys([wanted, "offline"]):
         try:
             return LightningWandbLogger(experiment=_start(attempt, settings))
@@ -73,7 +79,7 @@ def _start(mode: str, settings: dict[str, Any]) -> Any:
     return wandb.init(
         mode=mode,  # type: ignore[arg-type]  # WANDB_MODE holds whatever the user wrote.
         **settings,
-        settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS_TO_CONNECT),
+        settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS_TO_START),
     )
 
 
@@ -86,15 +92,33 @@ def run_id(run_dir: Path) -> str:
     return path.read_text().strip()
 
 
+def reachable() -> bool:
+    """Whether something listens at W&B's server; behind a proxy that can't be told, so yes."""
+    if any(name in os.environ for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    server = urlparse(_server())
+    port = server.port or (80 if server.scheme == "http" else 443)
+    try:
+        socket.create_connection((server.hostname or "", port), SECONDS_TO_ANSWER).close()
+    except OSError:
+        return False
+    return True
+
+
+def _server() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+
+
 def logged_in() -> bool:
     """Whether this user has a key for W&B's server; asks no network."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
         if name and (path := Path(name).expanduser()).is_file():
             try:
-                return netrc.netrc(path).authenticators(urlparse(server).hostname or "") is not None
+                return (
+                    netrc.netrc(path).authenticators(urlparse(_server()).hostname or "") is not None
+                )
             except netrc.NetrcParseError:
                 continue
     return False

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 
 from unrolled.errors import UserError
@@ -26,30 +27,31 @@ def main(run_dir: str) -> int:
     first = os.environ.get("RANK", "0") == "0"
     _log_to_file(run, first)
     try:
-        if not first:
-            from unrolled.run.training import train
-
-            train(run)
-            return FINISHED
-        with run.locked():
-            run.set_status(state="running", started=now(), process=os.getpid(), error=None)
+        # The first process owns the run directory; the others work for it.
+        with run.locked() if first else nullcontext():
+            if first:
+                run.set_status(state="running", started=now(), process=os.getpid(), error=None)
             from unrolled.run.training import train
 
             interrupted = train(run)
-            state = "interrupted" if interrupted else "finished"
-            run.set_status(state=state, finished=now())
+            if first:
+                state = "interrupted" if interrupted else "finished"
+                run.set_status(state=state, finished=now())
             return INTERRUPTED if interrupted else FINISHED
     except UserError as error:
         run.set_status(state="failed", error=str(error), user_error=True, finished=now())
         return USER_ERROR
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
+        # Lightning ends the process in this way after Ctrl-C and SIGTERM.
         run.set_status(state="interrupted", finished=now())
         return INTERRUPTED
     except BaseException as error:
         # Into train.log alone: the terminal gets the one line that matters.
         logging.getLogger("traceback").error("%s", traceback.format_exc())
         message = str(error).strip().partition("\n")[0]
-        run.set_status(state="failed", error=f"{type(error).__name__}: {message}", finished=now())
+        rank = "" if first else f"process {os.environ['RANK']}: "
+        text = f"{rank}{type(error).__name__}: {message}"
+        run.set_status(state="failed", error=text, finished=now())
         return FAILED
 
 

@@ -135,7 +135,7 @@ class BitcountData(SequenceData):
         return bits
 
     def read(self, path: Path) -> tuple[pa.Table, BitStrings]:
-        """Strings of `0` and `1` from the column `bits`; of any length.
+        """Strings of `0` and `1` from the column `bits`, all of this data's length.
 
         Raises:
             UserError: When the column is missing, empty, or holds anything else.
@@ -145,17 +145,18 @@ class BitcountData(SequenceData):
         column = table["bits"].cast(pa.string()).combine_chunks()
         if len(column) == 0:
             raise UserError(f"{path}: the file has no rows")
-        wrong = pc.invert(pc.fill_null(pc.match_substring_regex(column, "^[01]+$"), False))
+        pattern = f"^[01]{{{self.length}}}$"
+        wrong = pc.invert(pc.fill_null(pc.match_substring_regex(column, pattern), False))
         if pc.any(wrong).as_py():
             row = pc.index(wrong, True).as_py()
             raise UserError(
                 f"{path}: column 'bits', row {row + 1}: {column[row].as_py()!r} is not a string of "
-                f"0 and 1 ({pc.sum(wrong).as_py():,} of {len(column):,} rows are not)"
+                f"{self.length} bits, 0 or 1, as the run was trained on ("
+                f"{pc.sum(wrong).as_py():,} of {len(column):,} rows are not)"
             )
-        lengths = torch.from_numpy(pc.utf8_length(column).to_numpy().astype("int64"))
-        padded = pc.utf8_rpad(column, int(lengths.max()), "0")
-        text = "".join(padded.to_pylist()).encode()
-        bits = torch.frombuffer(bytearray(text), dtype=torch.uint8).view(len(column), -1) - 48
+        text = "".join(column.to_pylist()).encode()
+        bits = torch.frombuffer(bytearray(text), dtype=torch.uint8).view(-1, self.length) - 48
+        lengths = torch.full((len(column),), self.length)
         return pa.table({"bits": column}), BitStrings(bits, lengths, self.device)
 
     def best_possible(self) -> dict[str, float]:
