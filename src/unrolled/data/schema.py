@@ -25,9 +25,15 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of real values, already on the scale that the model sees; 0 where padded."""
+    """A column of real values, already on the scale that the model sees; 0 where padded.
+
+    Args:
+        name: The column.
+        size: Channels: 1 for `[batch, time]`, more for `[batch, time, size]`.
+    """
 
     name: str
+    size: int = 1
 
 
 @dataclass(frozen=True)

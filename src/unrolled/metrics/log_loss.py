@@ -11,7 +11,7 @@ class LogLoss(Metric):
     """Mean negative log-likelihood of binary targets in nats.
 
     Probabilities are kept 1e-7 away from 0 and 1, so that one certain mistake does not make the
-    score infinite (scikit-learn clips in the same way).
+    score infinite.
     """
 
     higher_is_better = False

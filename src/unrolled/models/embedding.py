@@ -29,7 +29,7 @@ class DenseEmbedding(nn.Module):
     def __init__(self, schema: Schema, size: PositiveInt | None = None) -> None:
         super().__init__()
         self.features = schema.features
-        width = sum(f.num_ids if isinstance(f, Categorical) else 1 for f in schema.features)
+        width = sum(f.num_ids if isinstance(f, Categorical) else f.size for f in schema.features)
         self.project = nn.Identity() if size is None else nn.Linear(width, size)
         self.output_size = width if size is None else size
 
@@ -63,21 +63,23 @@ class EventEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.features = schema.features
-        self.tables = nn.ModuleDict()
+        # By position: a column may be called `type` or `event.type`, a module may not.
+        self.tables = nn.ModuleList()
         self.output_size = 0
         for f in schema.features:
             if isinstance(f, Categorical):
                 width = min(64, round(1.6 * f.num_ids**0.56)) if size == "auto" else size
-                self.tables[f.name] = nn.Embedding(f.num_ids, width, padding_idx=PADDING_ID)
+                self.tables.append(nn.Embedding(f.num_ids, width, padding_idx=PADDING_ID))
                 self.output_size += width
             else:
-                self.output_size += 1
+                self.output_size += f.size
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Features `[batch, time]` each, to `[batch, time, output_size]`."""
+        tables = iter(self.tables)
         channels = [
-            self.tables[f.name](features[f.name])
+            next(tables)(features[f.name])
             if isinstance(f, Categorical)
             else _as_channels(features[f.name])
             for f in self.features

@@ -178,12 +178,12 @@ class RegressionHead(Head):
         return (self.num_classes - 1) * (0.5 + outputs.squeeze(-1))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Squared error, in the target's units."""
+        """Squared error, in classes squared."""
         return (self._value(outputs) - targets).square()
 
     def predict(self, outputs: Tensor) -> Tensor:
         """The nearest class."""
-        return self._value(outputs).round().long().clamp(0, self.num_classes - 1)
+        return self.expectation(outputs).round().long()
 
     def expectation(self, outputs: Tensor) -> Tensor:
         """The number itself, cut to the range of the target."""

@@ -1,7 +1,7 @@
 """Read-outs: from an encoder's outputs to one vector a sequence.
 
-Each is `readout(outputs, lengths) -> [batch, output_size]`; positions past the length have no part
-in it.
+Each is `readout(outputs, lengths) -> [batch, output_size]`. Positions past the length, where every
+encoder gives zeros, have no part in it.
 """
 
 from __future__ import annotations

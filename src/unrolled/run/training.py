@@ -136,6 +136,8 @@ def build_trainer(
         "profiler": Unprofiled(),
         **node,
     }
+    if not validates:
+        node["limit_val_batches"] = 0
     trainer: lightning.Trainer = build(
         node, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=run.path
     )

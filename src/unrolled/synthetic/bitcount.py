@@ -145,8 +145,11 @@ class BitcountData(SequenceData):
         column = table["bits"].cast(pa.string()).combine_chunks()
         if len(column) == 0:
             raise UserError(f"{path}: the file has no rows")
-        pattern = f"^[01]{{{self.length}}}$"
-        wrong = pc.invert(pc.fill_null(pc.match_substring_regex(column, pattern), False))
+        fits = pc.and_(
+            pc.match_substring_regex(column, r"\A[01]+\z"),
+            pc.equal(pc.utf8_length(column), self.length),
+        )
+        wrong = pc.invert(pc.fill_null(fits, False))
         if pc.any(wrong).as_py():
             row = pc.index(wrong, True).as_py()
             raise UserError(
