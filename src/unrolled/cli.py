@@ -22,7 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_HYDRA = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+# What Hydra takes has no fixed options; `train --help` is Hydra's own.
+_OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}
+_HYDRA = {**_OVERRIDES, "help_option_names": []}
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 
 
@@ -47,7 +49,7 @@ def train_command(context: typer.Context) -> None:
     raise typer.Exit(run_session(arguments, shlex.join(["unrolled", "train", *arguments])))
 
 
-@app.command("check", context_settings=_HYDRA)
+@app.command("check", context_settings=_OVERRIDES)
 def check_command(context: typer.Context) -> None:
     """Compose and check a config, show it, run nothing: `unrolled check task=bitcount`."""
     import yaml
@@ -59,7 +61,7 @@ def check_command(context: typer.Context) -> None:
     typer.echo(yaml.safe_dump(composed.config, sort_keys=False), nl=False)
 
 
-@app.command("prepare", context_settings=_HYDRA)
+@app.command("prepare", context_settings=_OVERRIDES)
 def prepare_command(context: typer.Context) -> None:
     """Make the event store of a log: `unrolled prepare data=clickstream`."""
     from unrolled.run.compose import compose

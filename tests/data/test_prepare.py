@@ -135,8 +135,8 @@ def test_every_value_of_a_small_log_is_the_one_computed_by_hand(tmp_path: Path, 
     assert meta["schema"] == {
         "features": [
             {"kind": "categorical", "name": "page", "num_ids": 5},
-            {"kind": "numeric", "name": "price"},
-            {"kind": "numeric", "name": "gap"},
+            {"kind": "numeric", "name": "price", "size": 1},
+            {"kind": "numeric", "name": "gap", "size": 1},
         ],
         "num_classes": 2,
     }

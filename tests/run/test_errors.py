@@ -70,6 +70,7 @@ def test_bad_data(refuse: Refuse, tmp_path: Path, text: str, expected: str) -> N
     assert expected in refuse(*SHOP)
 
 
+@pytest.mark.process
 def test_a_task_that_does_not_fit_the_data(refuse: Refuse) -> None:
     message = refuse("task=purchase_intent", "data=bitcount", "embedding=dense")
     assert message == (
@@ -78,11 +79,13 @@ def test_a_task_that_does_not_fit_the_data(refuse: Refuse) -> None:
     )
 
 
+@pytest.mark.process
 def test_more_strings_than_there_are(refuse: Refuse) -> None:
     message = refuse("task=bitcount", "data.length=4", "data.train_size=15")
     assert message.startswith("error: data.length=4 has 16 strings; 15 to train, 3 to validate")
 
 
+@pytest.mark.process
 def test_a_device_that_is_not_there(refuse: Refuse) -> None:
     import torch
 
@@ -106,6 +109,7 @@ def test_a_run_directory_that_is_taken(refuse: Refuse, tmp_path: Path) -> None:
     assert "exists already; go on with it by resume=" in message
 
 
+@pytest.mark.process
 def test_a_run_directory_in_use(bitcount_run: Path, refuse: Refuse, tmp_path: Path) -> None:
     shutil.copytree(bitcount_run, tmp_path / "empty" / "run")
     with RunDirectory(tmp_path / "empty" / "run").locked():
@@ -121,6 +125,7 @@ def test_resume_of_what_is_no_run(refuse: Refuse) -> None:
     assert refuse("resume=nowhere") == "error: nowhere: not a run directory, no such folder\n"
 
 
+@pytest.mark.process
 def test_resume_changes_nothing_but_the_limit(
     bitcount_run: Path, refuse: Refuse, tmp_path: Path
 ) -> None:
@@ -129,6 +134,7 @@ def test_resume_changes_nothing_but_the_limit(
     assert "scheduler's total_steps was fixed" in refuse("resume=run", "trainer.max_steps=99")
 
 
+@pytest.mark.process
 def test_checkpoint_of_another_task(bitcount_run: Path, purchase_run: Path) -> None:
     other = purchase_run / "checkpoints" / "best.ckpt"
     done = unrolled("evaluate", str(bitcount_run), "--checkpoint", str(other), cwd=Path.cwd())
@@ -139,6 +145,7 @@ def test_checkpoint_of_another_task(bitcount_run: Path, purchase_run: Path) -> N
     )
 
 
+@pytest.mark.process
 def test_checkpoint_that_is_none(bitcount_run: Path, tmp_path: Path) -> None:
     file = tmp_path / "broken.ckpt"
     file.write_bytes(b"not a checkpoint")

@@ -30,7 +30,7 @@ SUPPLIED: dict[tuple[str, ...], set[str]] = {
     ("optimizer",): {"params"},
     ("scheduler",): {"optimizer"},
     ("task",): {"model", "optimizer", "scheduler"},
-    ("trainer",): {"logger", "callbacks", "default_root_dir"},
+    ("trainer",): {"logger", "callbacks", "default_root_dir", "use_distributed_sampler"},
     ("logger", "*"): _OF_THE_RUN,
     ("callbacks", "*"): _OF_THE_RUN,
 }
@@ -65,6 +65,33 @@ def check(
     return complete
 
 
+def _supplied(key: tuple[str, ...]) -> set[str]:
+    return SUPPLIED.get(key if len(key) < 2 else (key[0], *"*" * (len(key) - 1)), set())
+
+
+def with_defaults(node: Any, key: tuple[str, ...] = ()) -> Any:
+    """A config with the classes' defaults written out, so that `${optimizer.lr}` finds them.
+
+    What is wrong with the config stays in it, for `check` to tell.
+    """
+    if isinstance(node, list):
+        return [with_defaults(v, (*key, str(i))) for i, v in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    complete = {k: with_defaults(v, (*key, k)) for k, v in node.items()}
+    target = node.get("_target_")
+    if isinstance(target, str) and "${" not in target:
+        try:
+            parameters = read_signature(target).parameters
+        except UserError:
+            return complete
+        for name, parameter in parameters.items():
+            plain = isinstance(parameter.default, bool | int | float | str)
+            if plain and name not in _supplied(key):
+                complete.setdefault(name, parameter.default)
+    return complete
+
+
 class _Checker:
     def __init__(self, origin: Origin, allowed: set[str]) -> None:
         self.origin = origin
@@ -78,8 +105,7 @@ class _Checker:
     def node(
         self, values: dict[str, Any], signature: Signature, key: tuple[str, ...]
     ) -> dict[str, Any]:
-        place = key if len(key) < 2 else (key[0], *"*" * (len(key) - 1))
-        supplied = SUPPLIED.get(place, set())
+        supplied = _supplied(key)
         known = {n: p for n, p in signature.parameters.items() if n not in supplied}
         complete: dict[str, Any] = {}
         for name, value in values.items():
@@ -102,6 +128,7 @@ class _Checker:
                 target = signature.target.rpartition(".")[2]
                 self.problem((*key, name), f"missing; {target} needs it ({parameter.text})")
             elif isinstance(parameter.default, bool | int | float | str):
+                # Of the config itself, which has no `_target_`; the parts have theirs already.
                 complete[name] = parameter.default
         return complete
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unrolled.errors import UserError
-from unrolled.run.check import check
+from unrolled.run.check import check, with_defaults
 from unrolled.run.conf import PRIMARY, conf_dir, search_path
 from unrolled.run.origins import Origins
 from unrolled.run.overrides import CommandLine, add_working_directory
@@ -98,7 +98,8 @@ def finish(
     choices = {g: c for g, c in choices.items() if not g.startswith("hydra/")}
     origin = Origins(line, choices, search_path(line.config_dir))
     try:
-        plain = OmegaConf.to_container(cfg, resolve=True)
+        filled = with_defaults(OmegaConf.to_container(cfg, resolve=False))
+        plain = OmegaConf.to_container(OmegaConf.create(filled), resolve=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error

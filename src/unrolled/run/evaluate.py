@@ -1,21 +1,19 @@
-"""Testing a run's checkpoint again, on its own data or on other data."""
+"""Testing a run's checkpoint again, on its own data or on other data.
+
+What can be wrong with the arguments is looked at before torch is imported.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import lightning
+from omegaconf import OmegaConf
 
-from unrolled.data.module import SequenceData
 from unrolled.errors import UserError
 from unrolled.run.check import check, packages
-from unrolled.run.checkpoint import load_weights
 from unrolled.run.directory import RunDirectory
-from unrolled.run.experiment import Experiment
 from unrolled.run.overrides import read_command_line
-from unrolled.run.training import judge, quiet
-from unrolled.tasks.base import SequenceTask
 
 
 def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None) -> dict[str, Any]:
@@ -32,9 +30,17 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
     Raises:
         UserError: When the run or the data is not usable.
     """
-    quiet()
     run = RunDirectory.open(run_dir)
-    experiment, data, task = load_run(run, checkpoint or run.best_checkpoint(), overrides)
+    config = _changed(run.config(), overrides) if overrides else run.config()
+    checkpoint = checkpoint or run.best_checkpoint()
+
+    import lightning
+
+    from unrolled.run.loading import load_run
+    from unrolled.run.training import judge, quiet
+
+    quiet()
+    experiment, data, task = load_run(config, run, checkpoint)
     limits = {k: v for k, v in experiment.trainer.items() if k in ("limit_test_batches",)}
     trainer = lightning.Trainer(
         accelerator=experiment.trainer.get("accelerator", "auto"),
@@ -51,28 +57,7 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
     return judge(task, data)
 
 
-def load_run(
-    run: RunDirectory, checkpoint: Path, overrides: list[str] | None = None
-) -> tuple[Experiment, SequenceData, SequenceTask]:
-    """Build a run's data and task and load a checkpoint's weights.
-
-    Raises:
-        UserError: When an override does not fit or the checkpoint is not of this run.
-    """
-    config = run.config()
-    if overrides:
-        config = _changed(config, overrides)
-    experiment = Experiment(**config)
-    data = experiment.build_data()
-    data.load_schema(run.path / "schema")
-    task = experiment.build_task(data)
-    load_weights(task, checkpoint)
-    return experiment, data, task.eval()
-
-
 def _changed(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
     line = read_command_line(overrides, needs_task=False)
     wrong = [key for key in line.values if key.partition(".")[0] not in ("data", "trainer")]
     if wrong:

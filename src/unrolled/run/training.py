@@ -127,9 +127,8 @@ def build_trainer(
     callbacks: list[Callback] = [RunState(run)]
     for name, part in experiment.callbacks.items():
         callbacks.append(build(part, f"callbacks.{name}", **_wanted(part, supplied)))
-    # Our loaders shard themselves; and the bar is a callback that knows where it prints.
+    # The bar is a callback that knows where it prints.
     node = {
-        "use_distributed_sampler": False,
         "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
@@ -139,7 +138,13 @@ def build_trainer(
     if not validates:
         node["limit_val_batches"] = 0
     trainer: lightning.Trainer = build(
-        node, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=run.path
+        node,
+        "trainer",
+        logger=loggers,
+        callbacks=callbacks,
+        default_root_dir=run.path,
+        # Our loaders shard themselves.
+        use_distributed_sampler=False,
     )
     return trainer
 
@@ -174,7 +179,7 @@ def _finite(value: float) -> float | None:
 def finish(run: RunDirectory, task: SequenceTask, data: SequenceData) -> None:
     """Predictions of a test set that is not too large, and the plots."""
     from unrolled.report.plots import plot_run
-    from unrolled.run.predict import predict_split
+    from unrolled.run.predictions import predict_split
 
     predictions = None
     if len(data.source("test")) <= LARGEST_PREDICTIONS:

@@ -1,0 +1,321 @@
+"""Runs as a user starts them: what they write, and that it is the same whatever happens."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+import torch
+import yaml
+from commands import ROOT, SMALL, unrolled
+
+pytestmark = pytest.mark.process
+
+
+def result(run: Path) -> dict[str, dict[str, float]]:
+    scores: dict[str, dict[str, float]] = json.loads((run / "metrics.json").read_text())["metrics"]
+    return scores
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(checkpoint, weights_only=True)
+    state: dict[str, torch.Tensor] = content["state_dict"]
+    return state
+
+
+def test_a_run_directory_holds_what_the_readme_says(bitcount_run: Path) -> None:
+    names = {p.name for p in bitcount_run.iterdir() if not p.name.startswith(".")}
+    assert names >= {
+        "config.yaml", "command.txt", "environment.json", "status.json", "metrics.csv",
+        "metrics.json", "checkpoints", "predictions", "plots", "wandb", "train.log",
+    }  # fmt: skip
+    assert {p.name for p in (bitcount_run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert (bitcount_run / "plots" / "learning_curves.png").read_bytes()[:4] == b"\x89PNG"
+    status = json.loads((bitcount_run / "status.json").read_text())
+    assert (status["state"], status["steps"], status["error"]) == ("finished", 12, None)
+    assert status["created"] <= status["started"] <= status["first_step"] <= status["finished"]
+    assert json.loads((bitcount_run / "environment.json").read_text())["processes"] == 1
+    assert "task=bitcount" in (bitcount_run / "command.txt").read_text()
+
+
+def test_the_table_at_the_end_shows_ours_between_trivial_and_best(bitcount_run: Path) -> None:
+    shown = (bitcount_run.parent / "stdout.txt").read_text()
+    scores = result(bitcount_run)
+    row = next(line for line in shown.splitlines() if "test/mistakes" in line)
+    cells = [cell.strip() for cell in row.split("│")]
+    mistakes = scores["test/mistakes"]
+    expected = [f"{int(mistakes['trivial']):,}", f"{int(mistakes['value']):,}", "0"]
+    assert cells[1:5] == ["test/mistakes ↓", *expected]
+    assert "12 steps, 2,617 parameters" in shown
+    assert scores["test/sequences"]["value"] == 2**9 - 200 - 50
+
+
+def test_metrics_csv_has_the_asked_steps_and_no_other(bitcount_run: Path) -> None:
+    logged = [
+        (int(r["step"]), [k for k, v in r.items() if v and "/" in k]) for r in rows(bitcount_run)
+    ]
+    assert [step for step, names in logged if "train/loss" in names] == [3, 6, 9, 12]
+    assert [step for step, names in logged if "val/error" in names] == [4, 8, 12]
+    assert [step for step, names in logged if "test/error" in names] == [12]
+
+
+def test_wandb_has_one_offline_run_with_the_same_values(bitcount_run: Path) -> None:
+    (folder,) = (bitcount_run / "wandb").glob("offline-run-*")
+    assert folder.name.endswith((bitcount_run / "wandb" / "run_id.txt").read_text().strip())
+    assert [p.suffix for p in folder.glob("run-*.wandb")] == [".wandb"]
+
+
+@pytest.mark.parametrize("name", ["bitcount_run", "purchase_run"])
+def test_evaluate_gives_the_numbers_of_metrics_json_also_where_the_run_was_moved(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run: Path = request.getfixturevalue(name)
+    moved = tmp_path / "another" / "name"
+    shutil.copytree(run, moved)
+    done = unrolled("evaluate", "name", "--output", "scores.json", cwd=moved.parent)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((moved.parent / "scores.json").read_text()) == result(run)
+    assert done.stderr == ""
+
+
+def test_predictions_for_the_test_strings_are_those_of_the_run(
+    bitcount_run: Path, tmp_path: Path
+) -> None:
+    from unrolled.run.directory import RunDirectory
+    from unrolled.run.loading import load_run
+
+    run = RunDirectory(bitcount_run)
+    _, data, _ = load_run(run.config(), run, run.best_checkpoint())
+    bits = data.source("test").bits  # type: ignore[attr-defined]
+    strings = ["".join(map(str, row)) for row in bits.tolist()]
+    (tmp_path / "test.csv").write_text("bits\n" + "\n".join(strings) + "\n")
+    shutil.copytree(bitcount_run, tmp_path / "moved")
+    for output in ("out.parquet", "out.csv"):
+        done = unrolled("predict", "moved", "--input", "test.csv", "--output", output, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"262 predictions in {output}\n"
+    saved = duckdb.sql(
+        f"SELECT prediction, expectation FROM '{bitcount_run}/predictions/test.parquet'"
+    ).fetchall()
+    assert (
+        duckdb.sql(f"SELECT prediction, expectation FROM '{tmp_path}/out.parquet'").fetchall()
+        == saved
+    )
+    written = duckdb.sql(
+        f"SELECT prediction, bits FROM read_csv('{tmp_path}/out.csv', all_varchar=true)"
+    ).fetchall()
+    assert written == [(str(p), b) for (p, _), b in zip(saved, strings, strict=True)]
+
+
+def test_prediction_refuses_what_does_not_fit_and_writes_nothing(
+    bitcount_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text("bits\n010\n")
+    cases = [
+        ("in.csv", "out.csv", "column 'bits', row 1: '010' is not a string of 9 bits"),
+        ("missing.csv", "out.csv", "missing.csv: no such file"),
+        ("in.csv", "out.xls", "out.xls: unknown format '.xls'"),
+    ]
+    for source, output, message in cases:
+        done = unrolled(
+            "predict", str(bitcount_run), "--input", source, "--output", output, cwd=tmp_path
+        )
+        assert done.returncode == 2
+        assert message in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_checkpoints_are_tensors_and_plain_data(bitcount_run: Path) -> None:
+    for name in ("best", "last"):
+        content = torch.load(bitcount_run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert content["unrolled"]["task"] == "bitcount"
+        assert not any(str(bitcount_run) in str(v) for v in content["callbacks"].values())
+
+
+def test_the_same_command_gives_the_same_weights(bitcount_run: Path, tmp_path: Path) -> None:
+    done = unrolled("train", *SMALL, "run_dir=again", "logger=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path / "again") == result(bitcount_run)
+    first, again = (
+        weights(run / "checkpoints" / "last.ckpt") for run in (bitcount_run, tmp_path / "again")
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_multirun_with_a_failing_job_finishes_the_others_and_tells(tmp_path: Path) -> None:
+    done = unrolled(
+        "train", "-m", *SMALL, "logger=none", "model.hidden_size=8,-1", "seed=1,2",
+        "hydra.sweep.dir=sweep", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    states = {
+        int(p.parent.name): json.loads(p.read_text())["state"]
+        for p in (tmp_path / "sweep").glob("*/status.json")
+    }
+    assert states == {0: "finished", 1: "finished", 2: "failed", 3: "failed"}
+    assert "2 of 4 runs finished" in done.stdout
+    assert done.stderr.count("model.hidden_size: -1 does not fit: it must be greater than 0") == 2
+    assert "Traceback" not in done.stderr
+    configs = [
+        yaml.safe_load((tmp_path / "sweep" / str(i) / "config.yaml").read_text()) for i in (0, 1)
+    ]
+    assert [c["seed"] for c in configs] == [1, 2]
+
+
+def test_two_processes_make_one_run_and_count_every_string_once(tmp_path: Path) -> None:
+    typed = [*SMALL, "trainer=ddp_cpu", "data.train_size=201", "data.eval_batch_size=64"]
+    done = unrolled("train", *typed, "run_dir=two", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr + (tmp_path / "two" / "train.log").read_text()
+    scores = result(tmp_path / "two")
+    assert scores["test/sequences"]["value"] == 2**9 - 201 - 50 == 261
+    assert len(list((tmp_path / "two" / "wandb").glob("offline-run-*"))) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["two"]
+    environment = json.loads((tmp_path / "two" / "environment.json").read_text())
+    assert environment["processes"] == 2
+    predictions = duckdb.sql(f"SELECT * FROM '{tmp_path}/two/predictions/test.parquet'").fetchall()
+    assert len(predictions) == 261
+
+    one = unrolled("train", *typed, "trainer=cpu", "logger=none", "run_dir=one", cwd=tmp_path)
+    assert one.returncode == 0, one.stderr
+    for name, score in result(tmp_path / "one").items():
+        assert score["value"] == pytest.approx(scores[name]["value"], rel=1e-5), name
+
+
+def killed_after(steps: int, run: Path, typed: list[str]) -> None:
+    """Start a run and kill it when its last checkpoint has `steps` steps or more."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unrolled.cli", "train", *typed, f"run_dir={run.name}"],
+        cwd=run.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        lines = (run / "metrics.csv").read_text().splitlines() if (
+            run / "metrics.csv").exists() else []  # fmt: skip
+        if len(lines) > 1 and int(lines[-1].split(",")[0]) >= steps:
+            break
+        time.sleep(0.02)
+    worker = json.loads((run / "status.json").read_text())["process"]
+    os.kill(worker, signal.SIGKILL)
+    assert process.wait(60) == 1
+
+
+def test_a_killed_run_goes_on_bit_for_bit_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    typed = [
+        "task=bitcount", "data.length=11", "data.train_size=500", "data.batch_size=60",
+        "model.num_layers=2", "model.dropout=0.3", "trainer=cpu", "trainer.max_steps=400",
+        "trainer.log_every_n_steps=7", "logger=none",
+    ]  # fmt: skip
+    whole = unrolled("train", *typed, "run_dir=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    killed_after(100, tmp_path / "killed", typed)
+    status = json.loads((tmp_path / "killed" / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert status["error"].endswith("its process ended by signal 9")
+    assert int(rows(tmp_path / "killed")[-1]["step"]) < 400
+    done = unrolled("train", "resume=killed", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "killed" / "metrics.csv").read_text() == (
+        tmp_path / "whole" / "metrics.csv"
+    ).read_text()
+    assert result(tmp_path / "killed") == result(tmp_path / "whole")
+    for name in ("best.ckpt", "last.ckpt"):
+        first, second = (
+            torch.load(tmp_path / run / "checkpoints" / name, weights_only=True)
+            for run in ("whole", "killed")
+        )
+        for key, value in first["state_dict"].items():
+            assert torch.equal(value, second["state_dict"][key]), (name, key)
+        assert first["global_step"] == second["global_step"]
+
+
+def test_resuming_a_finished_run_shows_its_result(bitcount_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(bitcount_run, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.csv").read_bytes()
+    done = unrolled("train", "resume=run", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "run is finished; its result:" in done.stdout
+    assert "test/error" in done.stdout
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["fast", "overfit", "profile"])
+def test_debug_modes(mode: str, tmp_path: Path) -> None:
+    small = [a for a in SMALL if "max_steps" not in a and "batch_size" not in a]
+    done = unrolled("train", *small, f"debug={mode}", "run_dir=run", "logger=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["steps"] == {"fast": 1, "overfit": 500, "profile": 200}[mode]
+    if mode == "overfit":
+        losses = [float(r["train/loss"]) for r in rows(tmp_path / "run") if r["train/loss"]]
+        assert losses[-1] < 0.02 < losses[0]
+    if mode == "profile":
+        assert "run_training_batch" in (tmp_path / "run" / "fit-profile.txt").read_text()
+
+
+def test_help_is_complete_and_imports_no_torch(tmp_path: Path) -> None:
+    for command in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["predict", "--help"],
+                    ["check", "--help"], ["prepare", "--help"]):  # fmt: skip
+        code = (
+            "import sys, unrolled.cli\n"
+            f"sys.argv = ['unrolled', *{command!r}]\n"
+            "try: unrolled.cli.main()\n"
+            "except SystemExit as end: assert not end.code, end.code\n"
+            "heavy = {'torch', 'lightning', 'wandb', 'duckdb', 'torchmetrics'}\n"
+            "loaded = heavy & set(sys.modules)\n"
+            "assert not loaded, loaded"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 0, (command, done.stderr)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "--help"],
+        capture_output=True, text=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    assert "task: bitcount, purchase_intent" in done.stdout
+    assert "model: gru, lstm, rnn" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_imports_no_torch_and_prints_the_whole_config(tmp_path: Path) -> None:
+    done = unrolled("check", "task=bitcount", "model=gru", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load(done.stdout)
+    assert config["model"]["_target_"] == "unrolled.models.recurrent.GRU"
+    done = unrolled("check", "task=bitcount", "model.x=1", "sed=2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_sweep_files_name_only_what_exists() -> None:
+    from unrolled.run.compose import compose
+    from unrolled.run.overrides import read_command_line
+
+    for path in (ROOT / "sweeps").glob("*.yaml"):
+        sweep = yaml.safe_load(path.read_text())
+        assert (ROOT / sweep["program"]).is_file()
+        typed = []
+        for key, space in sweep["parameters"].items():
+            values = space.get("values") or [
+                space[k] for k in ("value", "min", "max") if k in space
+            ]
+            typed.append(f"{key}={','.join(map(str, values))}")
+        line = read_command_line(["-m", *typed])
+        for corner in (0, -1):
+            single = [f"{k}={v.split(',')[corner]}" for k, v in line.values.items()]
+            compose(read_command_line(single))
