@@ -32,6 +32,8 @@ class SequenceBatch:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> SequenceBatch:
         """The batch on `device`; `lengths` stays where it is."""
+        if self.targets.device == device:
+            return self
         return SequenceBatch(
             {k: v.to(device, non_blocking=non_blocking) for k, v in self.features.items()},
             self.lengths,

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import lightning
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -17,6 +16,36 @@ from unrolled.data.batch import SequenceBatch
 from unrolled.data.module import SequenceData
 from unrolled.data.schema import Schema
 from unrolled.models.sequence import SequenceModel
+
+
+class RunningMean:
+    """The mean of what was added since it was last taken, without waiting for the device.
+
+    Not a torchmetrics.MeanMetric, whose update costs more than all else in a small training step.
+
+    Args:
+        total: Sum so far, a scalar; None before the first value.
+        count: Number of values.
+    """
+
+    def __init__(self, total: Tensor | None = None, count: int = 0) -> None:
+        self.total = total
+        self.count = count
+
+    def add(self, value: Tensor) -> None:
+        """Add a scalar."""
+        self.total = value if self.total is None else self.total.to(value.device) + value
+        self.count += 1
+
+    def take(self) -> Tensor:
+        """The mean; the next one begins."""
+        assert self.total is not None
+        mean, self.total, self.count = self.total / self.count, None, 0
+        return mean
+
+    def state(self) -> tuple[Tensor | None, int]:
+        """The arguments that make it again."""
+        return (None if self.total is None else self.total.cpu()), self.count
 
 
 class SequenceTask(lightning.LightningModule, ABC):
@@ -35,7 +64,6 @@ class SequenceTask(lightning.LightningModule, ABC):
     """The validation metric that says which checkpoint is best."""
     mode: ClassVar[Literal["min", "max"]]
     """Whether less or more of it is better."""
-    _train_loss: Tensor
 
     def __init__(
         self,
@@ -54,9 +82,7 @@ class SequenceTask(lightning.LightningModule, ABC):
         self.test_metrics = MetricCollection(self.metrics(), prefix="test/")
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
-        # The loss since it was last logged; in the checkpoint, so that a resumed run logs the same.
-        self.register_buffer("_train_loss", torch.zeros(()), persistent=False)
-        self._train_batches = 0
+        self._unlogged = RunningMean()
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of the running hook here some 40 times a step, and a module's
@@ -93,19 +119,22 @@ class SequenceTask(lightning.LightningModule, ABC):
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         losses = self.model.head.loss(self.model(batch), batch.targets)
-        # Gradients are averaged over the processes: weigh each part by its share of the sequences.
-        if self.loss_reduction == "mean":
-            loss = losses.mean() * batch.weight
+        if self.loss_reduction == "sum":
+            loss = losses.sum()
+            scale: float = self.trainer.world_size
         else:
-            loss = losses.sum() * self.trainer.world_size
+            loss = losses.mean()
+            scale = batch.weight
+        # Gradients are averaged over the processes: each part counts by its share of the sequences.
+        if scale != 1.0:
+            loss = loss * scale
         # `self.log` costs as much as a small model's forward pass: sum here, log every k steps.
-        self._train_loss = self._train_loss + loss.detach()
-        self._train_batches += 1
-        step = self.trainer.global_step + 1
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Set by a connector.
+        self._unlogged.add(loss.detach())
+        trainer = self.trainer
+        step = trainer.global_step + 1
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Set by a connector.
         if step % every == 0:
-            self._log("train/loss", self._train_loss / self._train_batches, step)
-            self._train_loss, self._train_batches = torch.zeros_like(self._train_loss), 0
+            self._log({"train/loss": self._unlogged.take()}, step)
         return loss
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
@@ -158,12 +187,11 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the loss that is not logged yet."""
-        checkpoint["train_loss"] = (self._train_loss.cpu(), self._train_batches)
+        checkpoint["unlogged_loss"] = self._unlogged.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it up again."""
-        loss, self._train_batches = checkpoint["train_loss"]
-        self._train_loss.copy_(loss)
+        self._unlogged = RunningMean(*checkpoint["unlogged_loss"])
 
     def _judge(
         self, batch: SequenceBatch, metrics: MetricCollection, mean_loss: MeanMetric
@@ -176,22 +204,23 @@ class SequenceTask(lightning.LightningModule, ABC):
         values: dict[str, Tensor] = {f"{split}/loss": mean_loss.compute(), **metrics.compute()}
         # Lightning keeps logged values in float32, where counts end at 2^24; `results` is exact.
         self.results = {name: float(value) for name, value in values.items()}
-        for name, value in values.items():
-            self._log(name, value, self.trainer.global_step)
+        self._log(values, self.trainer.global_step)
         metrics.reset()
         mean_loss.reset()
 
-    def _log(self, name: str, value: Tensor, step: int) -> None:
-        """Give a value to the loggers under the number of optimizer steps done so far.
+    def _log(self, values: dict[str, Tensor], step: int) -> None:
+        """Give values to the loggers under the number of optimizer steps done so far.
 
         Lightning's own count for loggers is one too high after a resume at the end of an epoch.
         """
-        self.log(
-            name,
-            value.float(),
-            prog_bar=name in ("train/loss", f"val/{self.main_metric}"),
-            logger=False,
-            sync_dist=not name.startswith("train/"),
-        )
+        for name, value in values.items():
+            self.log(
+                name,
+                value.float(),
+                prog_bar=name in ("train/loss", f"val/{self.main_metric}"),
+                logger=False,
+                sync_dist=not name.startswith("train/"),
+            )
+        row = {name: float(value) for name, value in values.items()}
         for logger in self.loggers:
-            logger.log_metrics({name: float(value), "epoch": self.current_epoch}, step)
+            logger.log_metrics({**row, "epoch": self.current_epoch}, step)

@@ -1,0 +1,68 @@
+"""Every task, trained by its default command, reaches the level that it promises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.learn
+ROOT = Path(__file__).parents[2]
+
+
+def train(*typed: str, cwd: Path) -> dict[str, dict[str, float]]:
+    """The scores of `python train.py ...`."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *typed, "logger=none", "run_dir=run"],
+        cwd=cwd, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((cwd / "run" / "metrics.json").read_text())
+    scores: dict[str, dict[str, float]] = result["metrics"]
+    return scores | {"steps": {"value": result["steps"]}}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_bitcount_makes_no_mistake_on_the_strings_it_has_not_seen(
+    seed: int, tmp_path: Path
+) -> None:
+    scores = train("task=bitcount", f"seed={seed}", cwd=tmp_path)
+    assert scores["test/sequences"]["value"] == 2**20 - 10_000 - 2_000
+    assert scores["test/mistakes"]["value"] == 0
+    assert scores["steps"]["value"] <= 3_000
+    assert scores["test/error"]["trivial"] == pytest.approx(0.8238, abs=2e-4)
+
+
+@pytest.mark.parametrize(("model", "error"), [("gru", 0.0), ("rnn", 0.001)])
+def test_bitcount_is_learnt_by_the_other_encoders(model: str, error: float, tmp_path: Path) -> None:
+    scores = train("task=bitcount", f"model={model}", cwd=tmp_path)
+    assert scores["test/error"]["value"] <= error
+
+
+def test_purchase_intent_on_generated_sessions_beats_the_trivial_score(tmp_path: Path) -> None:
+    scores = train("task=purchase_intent", cwd=tmp_path)
+    assert scores["test/auroc"]["value"] > 0.80
+    assert (
+        scores["test/average_precision"]["value"] > 6 * scores["test/average_precision"]["trivial"]
+    )
+    assert scores["test/log_loss"]["value"] < 0.8 * scores["test/log_loss"]["trivial"]
+
+
+def test_purchase_intent_on_real_sessions_beats_the_trivial_score(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    scores = train("task=purchase_intent", "data=clickstream", cwd=tmp_path)
+    assert scores["test/sequences"]["value"] == 5_256
+    assert scores["test/auroc"]["value"] > 0.92
+    assert scores["test/average_precision"]["value"] > 0.70
+    assert scores["test/log_loss"]["value"] < 0.30 < scores["test/log_loss"]["trivial"]
+
+
+def test_the_tutorial_learns_to_the_letter_at_a_fiftieth_of_its_epochs(tmp_path: Path) -> None:
+    scores = train("experiment=seed3_bitcount", "trainer.max_epochs=100", cwd=tmp_path)
+    assert scores["steps"]["value"] == 1_000
+    assert scores["test/sequences"]["value"] == 1_038_576
+    assert scores["test/error"]["value"] < 0.75 < scores["test/error"]["trivial"]
