@@ -1,20 +1,16 @@
-"""Callbacks of every run: checkpoints, progress, one config on all ranks, random states."""
+"""Callbacks of every run: checkpoints, and what ties the training to its run directory."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import sys
-import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.utilities import rank_zero_only
 from pydantic import PositiveInt
 
 from unrolled.errors import UserError
@@ -169,6 +165,10 @@ class RunState(Callback):
         """Let the garbage collector see everything again."""
         gc.unfreeze()
 
+    def on_exception(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """The same when the training fails."""
+        gc.unfreeze()
+
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Note when the first step was done."""
         if not self.first_step_done:
@@ -193,57 +193,3 @@ class Unprofiled(PassThroughProfiler):
     def profile(self, action_name: str) -> Any:
         """The same empty context for every action."""
         return self._nothing
-
-
-class PlainProgress(Callback):
-    """A line now and then, where the output is no terminal.
-
-    Args:
-        metric: The validation metric to show.
-        seconds_between: Least time between two lines.
-    """
-
-    def __init__(self, metric: str, seconds_between: float) -> None:
-        self.metric = metric
-        self.seconds_between = seconds_between
-        self.last = -float("inf")
-
-    @rank_zero_only
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Print where the run is."""
-        self._line(trainer, force=False)
-
-    @rank_zero_only
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Print where the run ended."""
-        self._line(trainer, force=True)
-
-    def _line(self, trainer: lightning.Trainer, *, force: bool) -> None:
-        if not force and time.monotonic() - self.last < self.seconds_between:
-            return
-        self.last = time.monotonic()
-        values = trainer.callback_metrics
-        shown = [f"{n} {float(values[n]):.4g}" for n in ("train/loss", self.metric) if n in values]
-        steps = trainer.global_step
-        of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
-        print(
-            f"step {steps}{of}  epoch {trainer.current_epoch + 1}  {'  '.join(shown)}", flush=True
-        )
-
-
-def progress(
-    main_metric: str, refresh_every_n_steps: PositiveInt = 25, seconds_between: float = 5.0
-) -> Callback:
-    """Lightning's Rich bar in a terminal, plain lines elsewhere.
-
-    Args:
-        main_metric: The task's.
-        refresh_every_n_steps: Of the bar: drawing it costs as much as a small model's step.
-        seconds_between: Of the plain lines.
-    """
-    if not sys.stdout.isatty():
-        return PlainProgress(f"val/{main_metric}", seconds_between)
-    return RichProgressBar(
-        refresh_rate=refresh_every_n_steps,
-        theme=RichProgressBarTheme(metrics_format=".4g"),
-    )

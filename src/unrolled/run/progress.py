@@ -1,0 +1,92 @@
+"""How far a run is: a bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from lightning.pytorch.utilities import rank_zero_only
+from pydantic import PositiveInt
+
+
+class PlainProgress(Callback):
+    """A line now and then, where the output is no terminal.
+
+    Args:
+        metric: The validation metric to show.
+        seconds_between: Least time between two lines.
+    """
+
+    def __init__(self, metric: str, seconds_between: float) -> None:
+        self.metric = metric
+        self.seconds_between = seconds_between
+        self.last = -float("inf")
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Print where the run is."""
+        self._line(trainer, force=False)
+
+    @rank_zero_only
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Print where the run ended."""
+        self._line(trainer, force=True)
+
+    def _line(self, trainer: lightning.Trainer, *, force: bool) -> None:
+        if not force and time.monotonic() - self.last < self.seconds_between:
+            return
+        self.last = time.monotonic()
+        values = trainer.callback_metrics
+        shown = [f"{n} {float(values[n]):.4g}" for n in ("train/loss", self.metric) if n in values]
+        steps = trainer.global_step
+        of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
+        print(
+            f"step {steps}{of}  epoch {trainer.current_epoch + 1}  {'  '.join(shown)}", flush=True
+        )
+
+
+class Bar(RichProgressBar):
+    """Lightning's Rich bar, which says how many steps there are and does not draw too often.
+
+    Args:
+        refresh_every_n_steps: How often the bar takes up the position and the metrics.
+    """
+
+    SECONDS_BETWEEN_DRAWINGS = 0.1
+    """A drawing takes some milliseconds: with short epochs, half of the time of a small model."""
+
+    def __init__(self, refresh_every_n_steps: int) -> None:
+        super().__init__(refresh_every_n_steps, theme=RichProgressBarTheme(metrics_format=".4g"))
+        self._drawn = -float("inf")
+
+    def refresh(self, hard: bool = False) -> None:
+        """Draw, unless that was done just now."""
+        if time.monotonic() - self._drawn >= self.SECONDS_BETWEEN_DRAWINGS:
+            super().refresh(hard)
+            self._drawn = time.monotonic()
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        trainer = self.trainer
+        of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+        steps = f", step {trainer.global_step}"
+        steps += f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
+        return f"Epoch {current_epoch + 1}{of}{steps}"
+
+
+def progress(
+    main_metric: str, refresh_every_n_steps: PositiveInt = 10, seconds_between: float = 5.0
+) -> Callback:
+    """Lightning's Rich bar in a terminal, plain lines elsewhere.
+
+    Args:
+        main_metric: The task's.
+        refresh_every_n_steps: Of the bar.
+        seconds_between: Of the plain lines.
+    """
+    if not sys.stdout.isatty():
+        return PlainProgress(f"val/{main_metric}", seconds_between)
+    return Bar(refresh_every_n_steps)
