@@ -38,6 +38,9 @@ SUPPLIED: dict[tuple[str, ...], set[str]] = {
 
 ALLOWED_PACKAGES = {"unrolled", "torch", "lightning", "torchmetrics"}
 
+PARTS = ("task", "data", "embedding", "model", "readout", "head", "optimizer", "trainer")
+"""Keys of the config that have to name a class."""
+
 Origin = Callable[[tuple[str, ...]], str]
 """Where a key was set: a file and line, or the command line."""
 
@@ -60,6 +63,9 @@ def check(
     """
     checker = _Checker(origin, ALLOWED_PACKAGES | allowed)
     complete = checker.node(config, read_signature(EXPERIMENT), ())
+    for part in PARTS:
+        if part in config and not (isinstance(config[part], dict) and "_target_" in config[part]):
+            checker.problem((part,), f"nothing is chosen; name a choice, {part}=...")
     if checker.problems:
         raise UserError(*checker.problems)
     return complete
@@ -196,6 +202,6 @@ def _reason(error: ValidationError, parameter: Parameter) -> str:
     ranges = [p for p in problems if p["type"].startswith(("greater", "less"))]
     if ranges:
         return ranges[0]["msg"].replace("Input should", "it must")
-    if len(problems) == 1 and problems[0]["type"] == "literal_error":
+    if len(problems) == 1:
         return problems[0]["msg"].replace("Input should", "it must")
     return f"it must be {parameter.text}"

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from unrolled.errors import UserError
+from unrolled.errors import UserError, did_you_mean
 from unrolled.run.check import check, with_defaults
 from unrolled.run.conf import PRIMARY, conf_dir, search_path
 from unrolled.run.origins import Origins
@@ -114,6 +115,18 @@ def _translated() -> Iterator[None]:
     """Hydra's and omegaconf's errors as ours: their first lines, without a traceback."""
     try:
         yield
+    except MissingConfigException as error:
+        name, options = error.missing_cfg_file, error.options
+        if not isinstance(name, str) or not options:
+            raise UserError(str(error).strip().partition("\n")[0]) from error
+        group, _, choice = name.rpartition("/")
+        raise UserError(
+            f"{group}={choice}: no such {group}; {did_you_mean(choice, options)}"
+        ) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{mark.name}:{mark.line + 1}: " if mark else ""
+        raise UserError(f"{place}not valid YAML: {getattr(error, 'problem', error)}") from error
     except (HydraException, OmegaConfBaseException) as error:
         lines = [text for text in str(error).splitlines() if text.strip()]
         raise UserError("\n".join(lines[:4])) from error

@@ -50,7 +50,14 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{path or 'runs'}: can't make the run directory: {error}") from error
         run = cls(path)
-        run.write("config.yaml", yaml.safe_dump(config, sort_keys=False))
+        try:
+            # Whoever makes this file owns the folder, also when two processes found it empty.
+            with (path / "config.yaml").open("x") as file:
+                file.write(yaml.safe_dump(config, sort_keys=False))
+        except FileExistsError:
+            raise UserError(f"run_dir={path} was taken by another process just now") from None
+        except OSError as error:
+            raise UserError(f"{path}: can't be written: {error.strerror}") from error
         run.write("command.txt", command + "\n")
         run.set_status(state="created", created=now())
         return run

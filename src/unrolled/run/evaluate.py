@@ -16,12 +16,24 @@ from unrolled.run.directory import RunDirectory
 from unrolled.run.overrides import read_command_line
 
 
+CHANGEABLE = (
+    "data.source",
+    "data.store_dir",
+    "data.length",
+    "data.eval_batch_size",
+    "trainer.accelerator",
+    "trainer.precision",
+    "trainer.limit_test_batches",
+)
+"""Keys that another evaluation may change: none that would draw the test from training data."""
+
+
 def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None) -> dict[str, Any]:
     """Test the best checkpoint of a run on one process.
 
     Args:
         run_dir: The run.
-        overrides: Values of `data` (or of `trainer`) to change, `data.path=...`.
+        overrides: Values to change, of the keys in `CHANGEABLE`.
         checkpoint: Another checkpoint than the best.
 
     Returns:
@@ -59,19 +71,20 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
 
 def _changed(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     line = read_command_line(overrides, needs_task=False)
-    wrong = [key for key in line.values if key.partition(".")[0] not in ("data", "trainer")]
+    wrong = [
+        key
+        for key in line.values
+        if not any(key == a or key.startswith(f"{a}.") for a in CHANGEABLE)
+    ]
     if wrong:
         raise UserError(
-            *(f"{key}: evaluate changes only data.* and trainer.*; the rest is the run's own"
+            *(f"{key}: the run's own; evaluate can change {', '.join(CHANGEABLE)}"
               for key in wrong)
         )  # fmt: skip
-    if "data" in line.values:
-        raise UserError(
-            "data=...: the run's model knows the columns of its own data; change where they come "
-            "from, for example data.source.path=FILE"
-        )
+    # Not built here, so that what has become of their classes does not matter.
+    unused = {"callbacks": {}, "logger": {}}
     changed = OmegaConf.merge(
-        OmegaConf.create(config), OmegaConf.from_dotlist([o.lstrip("+") for o in line.overrides])
+        OmegaConf.create({**config, **unused}), OmegaConf.from_dotlist([o.lstrip("+") for o in line.overrides])
     )
     plain = OmegaConf.to_container(changed)
     assert isinstance(plain, dict)

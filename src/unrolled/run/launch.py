@@ -12,8 +12,7 @@ from typing import Any
 
 from unrolled.errors import UserError
 from unrolled.run.directory import RunDirectory, now
-
-FINISHED, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED, USER_ERROR
 
 
 def prepare_data(config: dict[str, Any]) -> None:
@@ -24,6 +23,7 @@ def prepare_data(config: dict[str, Any]) -> None:
     """
     from unrolled.run.experiment import build
 
+    num_processes(config["trainer"])
     source = config["data"].get("source")
     store_dir = config["data"].get("store_dir")
     if not isinstance(source, dict) or store_dir is None:
@@ -57,14 +57,24 @@ def launch(run: RunDirectory) -> int:
 
 
 def num_processes(trainer: dict[str, Any]) -> int | str:
-    """Processes on this machine: a number, or `gpu` for one a GPU."""
+    """Processes on this machine: a number, or `gpu` for one a GPU.
+
+    Raises:
+        UserError: For what is none of these.
+    """
     devices = trainer.get("devices", 1)
     if isinstance(devices, list):
         return len(devices)
     if devices in ("auto", -1, "-1"):
         # Which GPUs there are is torchrun's to find out: this process does not import torch.
         return "gpu" if trainer.get("accelerator") in ("gpu", "cuda") else 1
-    return int(devices)
+    try:
+        number = int(devices)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UserError(f"trainer.devices={devices}: give a number from 1 on, a list, or auto")
+    return number
 
 
 def _command(run: RunDirectory, trainer: dict[str, Any]) -> list[str]:
@@ -112,8 +122,14 @@ def _settle(run: RunDirectory, code: int) -> int:
     """The exit code of a run, and a status that is right even when its process was killed."""
     status = run.status()
     state = status.get("state")
+    if code == IN_USE:
+        raise UserError(f"{run.path}: another process is working on this run")
     if code == 0 and state == "finished":
         return FINISHED
+    if -code in (signal.SIGTERM, signal.SIGINT):
+        # Before Lightning listens to signals: while torch is imported.
+        run.set_status(state="interrupted", finished=now())
+        return INTERRUPTED
     if state == "interrupted":
         return INTERRUPTED
     if state != "failed":

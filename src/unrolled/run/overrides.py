@@ -143,8 +143,8 @@ def _unknown_choices(override: Override, known: list[str]) -> list[str]:
     problems = []
     for value in values:
         for choice in value if isinstance(value, list) else [value]:
-            name = None if choice is None else str(choice)
-            if name is not None and name not in known:
+            name = "null" if choice is None else str(choice)
+            if name not in known:
                 group = override.key_or_group
                 problems.append(f"{group}={name}: no such {group}; {did_you_mean(name, known)}")
     return problems

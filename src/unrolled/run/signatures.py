@@ -219,4 +219,6 @@ def _find(target: str, depth: int = 0) -> griffe.Object:
 
 
 def _classes(module: Any) -> list[str]:
-    return [n for n, m in module.members.items() if m.is_alias or m.is_class or m.is_function]
+    own = [n for n, m in module.members.items() if not m.is_alias and (m.is_class or m.is_function)]
+    # A package's `__init__` has nothing but imports.
+    return own or [n for n, m in module.members.items() if m.is_alias]

@@ -15,8 +15,8 @@ from pathlib import Path
 from unrolled.errors import UserError
 from unrolled.run.directory import RunDirectory, now
 
-FINISHED, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes."""
+FINISHED, FAILED, USER_ERROR, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes; IN_USE: another process owns the run directory, nothing in it was touched."""
 
 log = logging.getLogger("unrolled")
 
@@ -29,15 +29,23 @@ def main(run_dir: str) -> int:
     try:
         # The first process owns the run directory; the others work for it.
         with run.locked() if first else nullcontext():
-            if first:
-                run.set_status(state="running", started=now(), process=os.getpid(), error=None)
-            from unrolled.run.training import train
+            return _work(run, first)
+    except UserError as error:
+        log.error("%s", error)
+        return IN_USE
 
-            interrupted = train(run)
-            if first:
-                state = "interrupted" if interrupted else "finished"
-                run.set_status(state=state, finished=now())
-            return INTERRUPTED if interrupted else FINISHED
+
+def _work(run: RunDirectory, first: bool) -> int:
+    try:
+        if first:
+            run.set_status(state="running", started=now(), process=os.getpid(), error=None)
+        from unrolled.run.training import train
+
+        interrupted = train(run)
+        if first:
+            state = "interrupted" if interrupted else "finished"
+            run.set_status(state=state, finished=now())
+        return INTERRUPTED if interrupted else FINISHED
     except UserError as error:
         run.set_status(state="failed", error=str(error), user_error=True, finished=now())
         return USER_ERROR

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from unrolled.data.batch import SequenceBatch
 from unrolled.data.module import SequenceData
 from unrolled.data.schema import Schema
+from unrolled.errors import UserError
 from unrolled.models.sequence import SequenceModel
 
 
@@ -166,6 +167,9 @@ class SequenceTask(lightning.LightningModule, ABC):
         targets = data.source("test").targets()
         constant = self.trivial_input(data.train_targets()).to(targets.device)
         metrics = MetricCollection(self.metrics()).to(targets.device)
+        for metric in metrics.values():
+            # Every process judges the whole test set: there is nothing to add up.
+            metric.sync_on_compute = False
         metrics.update(constant.expand(len(targets)), targets)
         return {name: float(value) for name, value in metrics.compute().items()}
 
@@ -175,11 +179,18 @@ class SequenceTask(lightning.LightningModule, ABC):
         return {name: "max" if b else "min" for name, b in better.items() if b is not None}
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, with the scheduler moving at every step."""
-        optimizer = self.make_optimizer(self.parameters())
-        if self.make_scheduler is None:
-            return optimizer
-        scheduler = self.make_scheduler(optimizer)
+        """The optimizer, with the scheduler moving at every step.
+
+        Raises:
+            UserError: When one of them refuses its arguments.
+        """
+        try:
+            optimizer = self.make_optimizer(self.parameters())
+            if self.make_scheduler is None:
+                return optimizer
+            scheduler = self.make_scheduler(optimizer)
+        except (ValueError, ZeroDivisionError) as error:
+            raise UserError(f"optimizer or scheduler: {error}") from error
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
