@@ -29,8 +29,9 @@ from unrolled.data.store import JaggedSequences
 from unrolled.run.compose import compose
 from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment
-from unrolled.run.launch import FINISHED, launch
+from unrolled.run.launch import launch
 from unrolled.run.overrides import read_command_line
+from unrolled.run.work import FINISHED
 
 LAST = 5
 """How many of the last (and first) pages are features of their own."""

@@ -130,6 +130,9 @@ def options(
 
 def guarded(work: Callable[[], int | None]) -> int:
     """Run a command; a mistake of the user becomes its message and exit code 2."""
+    from unrolled.run.conf import add_working_directory
+
+    add_working_directory()
     try:
         return work() or 0
     except UserError as error:

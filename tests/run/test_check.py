@@ -98,11 +98,11 @@ def test_every_mistake_is_told_at_once_with_the_nearest_name() -> None:
 @pytest.mark.parametrize(
     ("typed", "reason"),
     [
-        ("data.length=2.5", "2.5 does not fit: it must be PositiveInt"),
-        ("data.length='20'", '"20" does not fit: it must be PositiveInt'),
-        ("model.bidirectional=1", "1 does not fit: it must be bool"),
+        ("data.length=2.5", "2.5 does not fit: it must be a valid integer"),
+        ("data.length='20'", '"20" does not fit: it must be a valid integer'),
+        ("model.bidirectional=1", "1 does not fit: it must be a valid boolean"),
         ("model.init=zeros", "it must be 'torch' or 'glorot'"),
-        ("test=1", "1 does not fit: it must be bool"),
+        ("test=1", "1 does not fit: it must be a valid boolean"),
         ("task.loss_reduction=max", "it must be 'mean' or 'sum'"),
     ],
 )

@@ -33,7 +33,7 @@ def test_misspelt_key_on_the_command_line(refuse: Refuse) -> None:
 
 def test_wrong_type(refuse: Refuse) -> None:
     assert refuse("task=bitcount", "data.length=long") == (
-        'error: command line: data.length: "long" does not fit: it must be PositiveInt\n'
+        'error: command line: data.length: "long" does not fit: it must be a valid integer\n'
     )
 
 
@@ -140,8 +140,9 @@ def test_checkpoint_of_another_task(bitcount_run: Path, purchase_run: Path) -> N
     done = unrolled("evaluate", str(bitcount_run), "--checkpoint", str(other), cwd=Path.cwd())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"error: {other}: the checkpoint is of the task 'purchase_intent', this run's is "
-        "'bitcount'\n"
+        f"error: {other}: the checkpoint is of the task "
+        "'unrolled.tasks.purchase_intent.PurchaseIntent', this run's is "
+        "'unrolled.tasks.bitcount.Bitcount'\n"
     )
 
 

@@ -142,7 +142,7 @@ def test_prediction_refuses_what_does_not_fit_and_writes_nothing(
 def test_checkpoints_are_tensors_and_plain_data(bitcount_run: Path) -> None:
     for name in ("best", "last"):
         content = torch.load(bitcount_run / "checkpoints" / f"{name}.ckpt", weights_only=True)
-        assert content["unrolled"]["task"] == "bitcount"
+        assert content["unrolled"]["task"] == "unrolled.tasks.bitcount.Bitcount"
         assert not any(str(bitcount_run) in str(v) for v in content["callbacks"].values())
 
 
@@ -182,6 +182,9 @@ def test_two_processes_make_one_run_and_count_every_string_once(tmp_path: Path) 
     assert done.returncode == 0, done.stderr + (tmp_path / "two" / "train.log").read_text()
     scores = result(tmp_path / "two")
     assert scores["test/sequences"]["value"] == 2**9 - 201 - 50 == 261
+    assert scores["test/mistakes"]["trivial"] == pytest.approx(
+        261 * scores["test/error"]["trivial"]
+    )
     assert len(list((tmp_path / "two" / "wandb").glob("offline-run-*"))) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["two"]
     environment = json.loads((tmp_path / "two" / "environment.json").read_text())
@@ -240,6 +243,56 @@ def test_a_killed_run_goes_on_bit_for_bit_as_if_it_had_never_stopped(tmp_path: P
         for key, value in first["state_dict"].items():
             assert torch.equal(value, second["state_dict"][key]), (name, key)
         assert first["global_step"] == second["global_step"]
+
+
+def test_a_run_limited_by_epochs_goes_on_with_the_next_epochs_order(tmp_path: Path) -> None:
+    typed = [a for a in SMALL if "max_steps" not in a]
+    typed += ["scheduler=constant", "trainer.max_steps=-1", "logger=none"]
+    whole = unrolled("train", *typed, "trainer.max_epochs=4", "run_dir=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    part = unrolled("train", *typed, "trainer.max_epochs=2", "run_dir=part", cwd=tmp_path)
+    assert part.returncode == 0, part.stderr
+    status = json.loads((tmp_path / "part" / "status.json").read_text())
+    status["state"] = "interrupted"
+    (tmp_path / "part" / "status.json").write_text(json.dumps(status))
+    done = unrolled("train", "resume=part", "trainer.max_epochs=4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (weights(tmp_path / r / "checkpoints" / "last.ckpt") for r in ("whole", "part"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_evaluate_never_draws_its_test_from_the_training_data(
+    bitcount_run: Path, purchase_run: Path
+) -> None:
+    for run, typed in ((bitcount_run, "data.seed=5"), (purchase_run, "data.source.seed=3")):
+        done = unrolled("evaluate", str(run), typed, cwd=run.parent)
+        assert done.returncode == 2
+        assert f"{typed.partition('=')[0]}: the run's own; evaluate can change" in done.stderr
+
+
+def test_a_log_that_has_changed_is_neither_resumed_nor_tested(tmp_path: Path) -> None:
+    lines = [f"{s},{t},{'abc'[(s + t) % 3]},{int(s % 3 == 0)}" for s in range(90) for t in range(3)]
+    (tmp_path / "log.csv").write_text("session,time,page,label\n" + "\n".join(lines) + "\n")
+    source = (
+        "+data.source={_target_: unrolled.data.log.EventLog, path: log.csv, sequence: session, "
+        "order: time, time: time, categorical: [page], label: label}"
+    )
+    typed = ["task=purchase_intent", "~data.source", source, "trainer=cpu", "logger=none",
+             "scheduler=constant", "trainer.max_steps=3", "run_dir=run"]  # fmt: skip
+    done = unrolled("train", *typed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("99,1,a,0\n")
+    for command in (["evaluate", "run"], ["train", "resume=run", "trainer.max_steps=6"]):
+        if command[0] == "train":
+            status = json.loads((tmp_path / "run" / "status.json").read_text())
+            (tmp_path / "run" / "status.json").write_text(
+                json.dumps({**status, "state": "interrupted"})
+            )
+        done = unrolled(*command, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "the log has changed since the run began" in done.stderr
+    assert (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_resuming_a_finished_run_shows_its_result(bitcount_run: Path, tmp_path: Path) -> None:

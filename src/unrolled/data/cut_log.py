@@ -25,9 +25,11 @@ def cut_sequences(
         "SELECT count(*), count(*) FILTER (WHERE sequence_id IS NULL), "
         "count(DISTINCT sequence_id) FROM read_events",
     )
-    target = "NULL::BIGINT"
+    target = "NULL"
     if columns.target_event is not None:
-        target = "min(CASE WHEN event_type = $target THEN position END) OVER per_sequence"
+        # By the order itself, not by the position: an event at the very time of the target may be
+        # part of it (a payment), whichever stands first in the file.
+        target = "min(CASE WHEN event_type = $target THEN event_order END) OVER per_sequence"
     # Of the whole sequence, also where only its last events are kept.
     start = "min(event_time)" if columns.time is not None else "min(source_row)"
     connection.execute(
@@ -61,7 +63,7 @@ def cut_sequences(
                 f"{backwards[0]:,} times, for example in sequence {backwards[1]}; "
                 "set data.source.order to the time column"
             )
-    kept = "first_target IS NULL OR position < first_target"
+    kept = "first_target IS NULL OR event_order < first_target"
     longest = columns.max_length
     last_events = f"QUALIFY position > max(position) OVER per_sequence - {longest}"
     connection.execute(

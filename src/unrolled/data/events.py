@@ -16,6 +16,7 @@ from unrolled.data.module import SequenceData, Split
 from unrolled.data.prepare import LogSource, encode, prepare
 from unrolled.data.schema import Schema
 from unrolled.data.store import JaggedSequences, read_meta
+from unrolled.errors import UserError
 
 
 class EventData(SequenceData):
@@ -76,10 +77,26 @@ class EventData(SequenceData):
         """Other data than a run was trained on, encoded by the run's schema; else None."""
         if self._schema_dir is None:
             return None
-        if self._meta["fingerprint"] == self.log_source.fingerprint():
+        if not self._changed():
             return None
         columns, tables = self.log_source.columns(), self.log_source.tables()
         return encode(self._schema_dir, columns, tables, labelled=True)
+
+    def _changed(self) -> bool:
+        return bool(self._meta["fingerprint"] != self.log_source.fingerprint())
+
+    def require_unchanged(self) -> None:
+        """Refuse a log that has changed since the schema that was taken up was written.
+
+        Raises:
+            UserError: When it has: what was held out then may be trained on now.
+        """
+        if self._schema_dir is not None and self._changed():
+            raise UserError(
+                "data.source: the log has changed since the run began (its content or its "
+                "description); the run's own split does not hold for it. Restore it, or name it "
+                "as other data: evaluate RUN data.source.path=FILE"
+            )
 
     def source(self, split: Split) -> JaggedSequences:
         """The sequences of a split, memory-mapped; of other data all are for the test."""

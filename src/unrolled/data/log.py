@@ -77,6 +77,10 @@ class LogColumns:
             found.append("val_fraction and test_fraction leave nothing to train on")
         if not (self.categorical or self.numeric or self.gap):
             found.append("there is no feature: give categorical, numeric or gap")
+        of_sequence = {"label": self.label, "split": self.split, "sequence": self.sequence}
+        for key, column in of_sequence.items():
+            if column is not None and column in {*self.categorical, *self.numeric}:
+                found.append(f"'{column}' is the {key}; as a feature it would give the answer away")
         both = set(self.categorical) & set(self.numeric)
         if both:
             found.append(f"categorical and numeric both name {', '.join(sorted(both))}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning
 import torch
@@ -36,6 +36,8 @@ class SequenceData(lightning.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self._train_loader: BatchLoader | None = None
+        self._position: dict[str, int] | None = None
 
     @property
     @abstractmethod
@@ -68,6 +70,13 @@ class SequenceData(lightning.LightningDataModule, ABC):
     def load_schema(self, directory: Path) -> None:
         """Read new sequences by what `save_schema` wrote to `directory`."""
 
+    def require_unchanged(self) -> None:
+        """Refuse data that differ from those that the loaded schema was made of.
+
+        Raises:
+            UserError: When they do.
+        """
+
     def train_targets(self) -> Tensor:
         """The targets of the training sequences, in any order."""
         return self.source("train").targets()
@@ -89,7 +98,7 @@ class SequenceData(lightning.LightningDataModule, ABC):
         num_ranks = self.trainer.world_size if self.trainer else 1
         loader = BatchLoader(
             self.source(split),
-            self.batch_size if train else self.eval_batch_size,
+            self.batch_size if train else max(self.eval_batch_size, num_ranks),
             shuffle=train and self.shuffle,
             seed=self.seed,
             rank=self.trainer.global_rank if self.trainer else 0,
@@ -102,11 +111,31 @@ class SequenceData(lightning.LightningDataModule, ABC):
                 f"sequences into {len(loader)} batches, too small for {num_ranks} processes; "
                 f"make it at least {num_ranks} and use no more processes than sequences"
             )
+        if 0 < len(loader.source) < num_ranks:
+            raise UserError(
+                f"the {split} set has {len(loader.source)} sequences, fewer than the {num_ranks} "
+                "processes; use fewer"
+            )
         return loader
 
     def train_dataloader(self) -> BatchLoader:
-        """Training batches."""
-        return self.loader("train")
+        """Training batches, from where a resumed run stopped."""
+        self._train_loader = self.loader("train")
+        if self._position is not None:
+            self._train_loader.load_state_dict(self._position)
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the training batches.
+
+        Lightning keeps a loader's state too, but drops it at the end of an epoch in runs that are
+        limited by epochs: they would see the first epoch's order again.
+        """
+        return {} if self._train_loader is None else dict(self._train_loader.state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at that position."""
+        self._position = state_dict or None
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Validation batches; none where there is no validation set."""

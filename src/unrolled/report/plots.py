@@ -73,6 +73,8 @@ def _reliability(run_dir: Path, predictions: pa.Table, bins: int = 10) -> None:
 
     probability = predictions["probability"].to_numpy()
     target = predictions["target"].to_numpy()
+    finite = np.isfinite(probability)
+    probability, target = probability[finite], target[finite]
     which = np.minimum((probability * bins).astype(int), bins - 1)
     count = np.bincount(which, minlength=bins)
     seen = count > 0

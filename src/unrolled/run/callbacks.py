@@ -14,7 +14,8 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from pydantic import PositiveInt
 
 from unrolled.errors import UserError
-from unrolled.run.directory import RunDirectory, now, task_name
+from unrolled.run.checkpoint import class_path
+from unrolled.run.directory import RunDirectory, now
 from unrolled.run.metrics_csv import MetricsCSV
 
 
@@ -115,7 +116,6 @@ class RunState(Callback):
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
         self.config_hash = run.config_hash()
-        self.identity = {"task": task_name(run.config()), "config_hash": self.config_hash}
         self.random_states: dict[str, torch.Tensor] | None = None
         self.first_step_done = False
 
@@ -132,7 +132,7 @@ class RunState(Callback):
         self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         """Add the identity; write what was logged, so that a resumed run logs only the rest."""
-        checkpoint["unrolled"] = self.identity
+        checkpoint["unrolled"] = {"task": class_path(pl_module), "config_hash": self.config_hash}
         for logger in trainer.loggers:
             logger.save()
 
@@ -154,7 +154,7 @@ class RunState(Callback):
             if "cuda" in self.random_states and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self.random_states["cuda"].cpu())
         for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV) and trainer.global_step:
+            if isinstance(logger, MetricsCSV):
                 logger.forget_after(trainer.global_step)
         # The imported libraries are a million objects: searching them for garbage takes a quarter
         # of a second each time, as much as a hundred steps of a small model.
@@ -162,12 +162,14 @@ class RunState(Callback):
         gc.freeze()
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Let the garbage collector see everything again."""
+        """Let the garbage collector see everything again; note how far the run came."""
         gc.unfreeze()
+        if trainer.is_global_zero:
+            self.run.set_status(steps=trainer.global_step)
 
     def on_exception(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """The same when the training fails."""
-        gc.unfreeze()
+        """The same when the training fails or is interrupted."""
+        self.on_train_end(trainer, None)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Note when the first step was done."""

@@ -32,7 +32,7 @@ SUPPLIED: dict[tuple[str, ...], set[str]] = {
     ("task",): {"model", "optimizer", "scheduler"},
     ("trainer",): {"logger", "callbacks", "default_root_dir", "use_distributed_sampler"},
     ("logger", "*"): _OF_THE_RUN,
-    ("callbacks", "*"): _OF_THE_RUN,
+    ("callbacks", "*"): _OF_THE_RUN | {"mode"},
 }
 """Arguments that the run supplies when it builds the part: no config sets them."""
 
@@ -66,6 +66,7 @@ def check(
     for part in PARTS:
         if part in config and not (isinstance(config[part], dict) and "_target_" in config[part]):
             checker.problem((part,), f"nothing is chosen; name a choice, {part}=...")
+    checker.problems += _schedule_problems(config)
     if checker.problems:
         raise UserError(*checker.problems)
     return complete
@@ -92,9 +93,10 @@ def with_defaults(node: Any, key: tuple[str, ...] = ()) -> Any:
         except UserError:
             return complete
         for name, parameter in parameters.items():
-            plain = isinstance(parameter.default, bool | int | float | str)
+            plain = isinstance(parameter.default, bool | int | float | str | tuple | list | dict)
             if plain and name not in _supplied(key):
-                complete.setdefault(name, parameter.default)
+                default = parameter.default
+                complete.setdefault(name, list(default) if isinstance(default, tuple) else default)
     return complete
 
 
@@ -112,13 +114,15 @@ class _Checker:
         self, values: dict[str, Any], signature: Signature, key: tuple[str, ...]
     ) -> dict[str, Any]:
         supplied = _supplied(key)
-        known = {n: p for n, p in signature.parameters.items() if n not in supplied}
+        # Loggers and callbacks are offered values of the run, but may have their own.
+        offered = supplied if len(key) > 1 else set()
+        known = {n: p for n, p in signature.parameters.items() if n not in supplied or n in offered}
         complete: dict[str, Any] = {}
         for name, value in values.items():
             here = (*key, name)
             if name in HYDRA_KEYS:
                 complete[name] = value
-            elif name in supplied:
+            elif name in supplied and len(key) == 1:
                 self.problem(here, "the run supplies this itself; it can't be set")
             elif name in known:
                 complete[name] = self.value(value, known[name], here)
@@ -128,7 +132,7 @@ class _Checker:
             else:
                 complete[name] = value
         for name, parameter in known.items():
-            if name in complete or name in values:
+            if name in complete or name in values or name in offered:
                 continue
             if parameter.default is REQUIRED:
                 target = signature.target.rpartition(".")[2]
@@ -173,6 +177,25 @@ class _Checker:
             self.problem((*key, "_target_"), str(error).removeprefix("_target_: "))
             return value
         return self.node(value, signature, key)
+
+
+def _schedule_problems(config: dict[str, Any]) -> list[str]:
+    """A schedule over a number of steps needs a run that is limited by steps."""
+    scheduler, trainer = config.get("scheduler"), config.get("trainer")
+    if not isinstance(scheduler, dict) or not isinstance(trainer, dict):
+        return []
+    bound = next((k for k in ("total_steps", "T_max") if k in scheduler), None)
+    if bound is None:
+        return []
+    steps, epochs = scheduler[bound], trainer.get("max_epochs")
+    if not isinstance(steps, int) or steps < 1:
+        return [f"scheduler.{bound}: {steps} steps; set trainer.max_steps, or scheduler=constant"]
+    if epochs is not None and epochs != -1:
+        return [
+            f"trainer.max_epochs: the run would end by epochs, the scheduler's {bound}={steps} "
+            "counts steps; set trainer.max_steps instead, or scheduler=constant"
+        ]
+    return []
 
 
 def packages(value: Any) -> set[str]:

@@ -12,6 +12,11 @@ from unrolled.errors import UserError
 from unrolled.tasks.base import SequenceTask
 
 
+def class_path(task: object) -> str:
+    """The full name of a task's class, by which its checkpoints are known."""
+    return f"{type(task).__module__}.{type(task).__qualname__}"
+
+
 def load_weights(task: SequenceTask, path: Path) -> None:
     """Load the weights of a checkpoint into a task.
 
@@ -23,7 +28,7 @@ def load_weights(task: SequenceTask, path: Path) -> None:
         UserError: When the file can't be read or belongs to another task or model.
     """
     checkpoint = read_checkpoint(path)
-    own = type(task).__module__.rpartition(".")[2]
+    own = class_path(task)
     other = checkpoint.get("unrolled", {}).get("task")
     if other != own:
         raise UserError(f"{path}: the checkpoint is of the task '{other}', this run's is '{own}'")

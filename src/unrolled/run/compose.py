@@ -21,7 +21,7 @@ from unrolled.errors import UserError, did_you_mean
 from unrolled.run.check import check, with_defaults
 from unrolled.run.conf import PRIMARY, conf_dir, search_path
 from unrolled.run.origins import Origins
-from unrolled.run.overrides import CommandLine, add_working_directory
+from unrolled.run.overrides import CommandLine
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,6 @@ def compose(line: CommandLine) -> Composed:
     Raises:
         UserError: With every problem that was found.
     """
-    add_working_directory()
     folder = str(line.config_dir) if line.config_dir else None
     with (
         _translated(),
@@ -67,7 +66,6 @@ def run_hydra(line: CommandLine, job: Callable[[DictConfig], None]) -> None:
     Raises:
         UserError: When Hydra can't compose.
     """
-    add_working_directory()
     # Otherwise Hydra prints errors in its own way and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [sys.argv[0], *line.flags, *line.overrides]

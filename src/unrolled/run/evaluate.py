@@ -15,9 +15,9 @@ from unrolled.run.check import check, packages
 from unrolled.run.directory import RunDirectory
 from unrolled.run.overrides import read_command_line
 
-
 CHANGEABLE = (
-    "data.source",
+    "data.source.path",
+    "data.source.labels",
     "data.store_dir",
     "data.length",
     "data.eval_batch_size",
@@ -53,6 +53,8 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
 
     quiet()
     experiment, data, task = load_run(config, run, checkpoint)
+    if not overrides:
+        data.require_unchanged()
     limits = {k: v for k, v in experiment.trainer.items() if k in ("limit_test_batches",)}
     trainer = lightning.Trainer(
         accelerator=experiment.trainer.get("accelerator", "auto"),
@@ -82,10 +84,9 @@ def _changed(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
               for key in wrong)
         )  # fmt: skip
     # Not built here, so that what has become of their classes does not matter.
-    unused = {"callbacks": {}, "logger": {}}
-    changed = OmegaConf.merge(
-        OmegaConf.create({**config, **unused}), OmegaConf.from_dotlist([o.lstrip("+") for o in line.overrides])
-    )
+    unused: dict[str, Any] = {"callbacks": {}, "logger": {}}
+    typed = OmegaConf.from_dotlist([o.lstrip("+") for o in line.overrides])
+    changed = OmegaConf.merge(OmegaConf.create({**config, **unused}), typed)
     plain = OmegaConf.to_container(changed)
     assert isinstance(plain, dict)
     return check(

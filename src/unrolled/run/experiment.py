@@ -117,7 +117,10 @@ def build(node: dict[str, Any], key: str, **supplied: Any) -> Any:
     """
     from hydra.utils import get_object
 
-    target = get_object(node["_target_"])
+    try:
+        target = get_object(node["_target_"])
+    except ImportError as error:
+        raise UserError(f"{key}._target_: {node['_target_']} can't be imported: {error}") from error
     arguments = {k: _build_nested(v, f"{key}.{k}") for k, v in node.items() if k not in HYDRA_KEYS}
     if node.get("_partial_"):
         return functools.partial(target, **arguments, **supplied)

@@ -7,7 +7,6 @@ says which keys exist.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -148,9 +147,3 @@ def _unknown_choices(override: Override, known: list[str]) -> list[str]:
                 group = override.key_or_group
                 problems.append(f"{group}={name}: no such {group}; {did_you_mean(name, known)}")
     return problems
-
-
-def add_working_directory() -> None:
-    """Make modules beside the user's own files importable, as `python -m` would."""
-    if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(str(Path.cwd()))

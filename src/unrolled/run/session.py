@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -10,9 +11,10 @@ from omegaconf import DictConfig
 from unrolled.errors import UserError
 from unrolled.run.compose import Composed, in_job, run_hydra
 from unrolled.run.directory import RunDirectory
-from unrolled.run.launch import FAILED, FINISHED, USER_ERROR, launch, prepare_data, resume
+from unrolled.run.launch import launch, prepare_data, resume
 from unrolled.run.overrides import CommandLine, read_command_line
 from unrolled.run.show import short, show_result, show_runs
+from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
 
 
 def train(arguments: list[str], command: str) -> int:
@@ -60,20 +62,27 @@ def train(arguments: list[str], command: str) -> int:
             prepare_data(composed.config)
             run = RunDirectory.create(composed.config, run.path, command)
             codes.append(_finish(run, launch(run)))
-        except UserError as error:
-            _print_error(str(error))
-            run.set_status(state="failed", error=str(error))
-            codes.append(USER_ERROR)
+        except Exception as error:
+            _print_error(str(error) or type(error).__name__)
+            codes.append(USER_ERROR if isinstance(error, UserError) else FAILED)
+            if not (run.path / "config.yaml").exists():
+                # Never into a run that was there before.
+                run.set_status(state="failed", error=str(error))
+        if codes[-1] == INTERRUPTED:
+            raise KeyboardInterrupt
 
     if not line.multirun:
         run_hydra(line, single)
         if errors:
             raise errors[0]
         return codes[0]
-    run_hydra(line, one_of_many)
+    with suppress(KeyboardInterrupt):
+        run_hydra(line, one_of_many)
     failed = sum(code != FINISHED for code in codes)
     print(f"\n{len(codes) - failed} of {len(codes)} runs finished", flush=True)
     show_runs(rows)
+    if INTERRUPTED in codes:
+        return INTERRUPTED
     return FAILED if failed else FINISHED
 
 

@@ -34,11 +34,8 @@ LARGEST_PREDICTIONS = 100_000
 """Test sets up to this size have their predictions in the run directory."""
 
 
-def train(run: RunDirectory) -> bool:
+def train(run: RunDirectory) -> None:
     """Train, test the best checkpoint, write the results.
-
-    Returns:
-        Whether the training was interrupted.
 
     Raises:
         UserError: When the config asks for what is not there.
@@ -48,6 +45,10 @@ def train(run: RunDirectory) -> bool:
     quiet()
     lightning.seed_everything(experiment.seed, workers=True, verbose=False)
     data, task = build_experiment(experiment, run)
+    if (run.path / "schema").is_dir():
+        # Of a run that goes on: not on other data than it began with.
+        data.load_schema(run.path / "schema")
+        data.require_unchanged()
     trainer = build_trainer(experiment, run, data, task)
     if trainer.is_global_zero:
         run.write_json("environment.json", environment(trainer))
@@ -58,10 +59,6 @@ def train(run: RunDirectory) -> bool:
         task, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True
     )
     fit_seconds = time.monotonic() - began
-    if trainer.is_global_zero:
-        run.set_status(steps=trainer.global_step)
-    if trainer.interrupted:
-        return True
     steps = trainer.global_step
     scores: dict[str, Any] = {}
     if experiment.test:
@@ -86,7 +83,6 @@ def train(run: RunDirectory) -> bool:
         )
         if scores:
             finish(run, task, data)
-    return False
 
 
 def build_experiment(
@@ -119,6 +115,7 @@ def build_trainer(
         "monitor_mode": task.mode,
         "main_metric": task.main_metric,
     }
+    of_callbacks = {**supplied, "mode": task.mode}
     loggers: list[Logger] = [MetricsCSV(run.path)]
     for name, part in experiment.logger.items():
         built = build(part, f"logger.{name}", **_wanted(part, supplied))
@@ -126,7 +123,7 @@ def build_trainer(
             loggers.append(built)
     callbacks: list[Callback] = [RunState(run)]
     for name, part in experiment.callbacks.items():
-        callbacks.append(build(part, f"callbacks.{name}", **_wanted(part, supplied)))
+        callbacks.append(build(part, f"callbacks.{name}", **_wanted(part, of_callbacks)))
     # The bar is a callback that knows where it prints.
     node = {
         "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),
@@ -151,7 +148,8 @@ def build_trainer(
 
 def _wanted(node: dict[str, Any], supplied: dict[str, Any]) -> dict[str, Any]:
     names = inspect.signature(get_object(node["_target_"])).parameters
-    return {name: value for name, value in supplied.items() if name in names}
+    # What the config says itself goes before what the run would supply.
+    return {name: value for name, value in supplied.items() if name in names and name not in node}
 
 
 def judge(task: SequenceTask, data: SequenceData) -> dict[str, Any]:
@@ -187,7 +185,11 @@ def finish(run: RunDirectory, task: SequenceTask, data: SequenceData) -> None:
 
         predictions = predict_split(task, data, "test")
         write_table(predictions, run.path / "predictions" / "test.parquet")
-    plot_run(run.path, task.main_metric, predictions)
+    try:
+        plot_run(run.path, task.main_metric, predictions)
+    except Exception:
+        # A picture is not worth a run.
+        logging.getLogger("traceback").exception("the plots could not be drawn")
 
 
 def environment(trainer: lightning.Trainer) -> dict[str, Any]:

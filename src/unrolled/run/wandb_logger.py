@@ -7,7 +7,7 @@ import netrc
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
@@ -21,6 +21,33 @@ SECONDS_TO_ANSWER = 1
 """How long to wait for a sign of the server before an online run goes offline."""
 SECONDS_TO_START = 10
 """How long a server that answers may take to open the run."""
+
+
+class WandbLogger(LightningWandbLogger):
+    """Lightning's logger, which goes silent instead of failing the run when W&B breaks."""
+
+    broken = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Hand values to W&B, as long as it takes them."""
+        self._guarded(lambda: super(WandbLogger, self).log_metrics(metrics, step))
+
+    def save(self) -> None:
+        """Nothing to do but what Lightning does."""
+        self._guarded(super().save)
+
+    def finalize(self, status: str) -> None:
+        """End the W&B run."""
+        self._guarded(lambda: super(WandbLogger, self).finalize(status))
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        if self.broken:
+            return
+        try:
+            action()
+        except Exception as error:
+            self.broken = True
+            log.warning("W&B has stopped (%s); the run goes on without it", error)
 
 
 def wandb_logger(
@@ -66,7 +93,7 @@ def wandb_logger(
         wanted = "offline"
     for attempt in dict.fromkeys([wanted, "offline"]):
         try:
-            return LightningWandbLogger(experiment=_start(attempt, settings))
+            return WandbLogger(experiment=_start(attempt, settings))
         except Exception as error:
             log.warning("W&B did not start %s (%s)", attempt, str(error).partition("\n")[0])
     log.warning("The run goes on without W&B; its values are in metrics.csv all the same")

@@ -41,11 +41,10 @@ def _work(run: RunDirectory, first: bool) -> int:
             run.set_status(state="running", started=now(), process=os.getpid(), error=None)
         from unrolled.run.training import train
 
-        interrupted = train(run)
+        train(run)
         if first:
-            state = "interrupted" if interrupted else "finished"
-            run.set_status(state=state, finished=now())
-        return INTERRUPTED if interrupted else FINISHED
+            run.set_status(state="finished", finished=now())
+        return FINISHED
     except UserError as error:
         run.set_status(state="failed", error=str(error), user_error=True, finished=now())
         return USER_ERROR

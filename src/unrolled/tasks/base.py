@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import lightning
 from torch import Tensor
@@ -84,6 +84,7 @@ class SequenceTask(lightning.LightningModule, ABC):
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
         self._unlogged = RunningMean()
+        self._logged_step = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of the running hook here some 40 times a step, and a module's
@@ -131,12 +132,18 @@ class SequenceTask(lightning.LightningModule, ABC):
             loss = loss * scale
         # `self.log` costs as much as a small model's forward pass: sum here, log every k steps.
         self._unlogged.add(loss.detach())
-        trainer = self.trainer
-        step = trainer.global_step + 1
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Set by a connector.
-        if step % every == 0:
-            self._log({"train/loss": self._unlogged.take()}, step)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: SequenceBatch, batch_idx: int) -> None:
+        """Log the mean loss of the last `log_every_n_steps` steps, of all processes."""
+        trainer = self.trainer
+        step = trainer.global_step
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Set by a connector.
+        # While gradients are accumulated the step stays the same.
+        if every and step % every == 0 and step != self._logged_step:
+            self._logged_step = step
+            mean = trainer.strategy.reduce(self._unlogged.take(), reduce_op="mean")
+            self._log({"train/loss": cast(Tensor, mean)}, step)
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         """Judge one batch."""
