@@ -98,12 +98,16 @@ def read_command_line(arguments: list[str], *, needs_task: bool = True) -> Comma
             raise UserError(f"unknown flag {argument}; {did_you_mean(name, known)}")
         else:
             typed.append(argument)
+    if {"--shell-completion", "-sc"} & set(line.flags):
+        # install=bash and the like are no values of the config.
+        line.overrides = typed
+        return line
     line.overrides = _overrides(typed, line)
     chosen = {"task", "experiment", "resume"} & set(line.values)
     if needs_task and not chosen and not line.shows:
         tasks = choices("task", search_path(line.config_dir))
         raise UserError(f"name a task: task={' | task='.join(tasks)}")
-    if line.shows and not chosen:
+    if line.shows and not chosen and "--hydra-help" not in line.flags:
         # Help has to compose something; the task itself is not shown.
         line.overrides.append("task=bitcount")
     return line
@@ -123,7 +127,8 @@ def _overrides(typed: list[str], line: CommandLine) -> list[str]:
             continue
         key = override.key_or_group
         if key in known_groups and "." not in key:
-            problems += _unknown_choices(override, choices(key, folders))
+            if not override.is_delete():
+                problems += _unknown_choices(override, choices(key, folders))
             result.append(text)
         elif override.is_delete() or override.is_add() or key.partition(".")[0] == "hydra":
             result.append(text)

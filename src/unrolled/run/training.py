@@ -83,6 +83,11 @@ def train(run: RunDirectory) -> None:
         )
         if scores:
             finish(run, task, data)
+    # Leave together: a process that ends while its group is open may be aborted, and torchrun then
+    # stops the first in the middle of its writing.
+    trainer.strategy.barrier()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def build_experiment(
