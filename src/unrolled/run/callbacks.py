@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 from pydantic import PositiveInt
 
@@ -19,61 +19,18 @@ from unrolled.run.directory import RunDirectory, now
 from unrolled.run.metrics_csv import MetricsCSV
 
 
-class _Checkpoint(ModelCheckpoint):
-    """One file that is replaced, `checkpoints/<name>.ckpt`, at the end of an epoch."""
+class Checkpoints(Checkpoint):
+    """best.ckpt and last.ckpt, saved at the end of epochs, in this order: last knows the best.
 
-    name: ClassVar[str]
-
-    def __init__(self, run_dir: Path, monitor: str | None, mode: str, every_n_epochs: int) -> None:
-        super().__init__(
-            dirpath=run_dir / "checkpoints",
-            filename=self.name,
-            monitor=monitor,
-            mode=mode,
-            save_top_k=1,
-            every_n_epochs=every_n_epochs,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-
-    @property
-    def state_key(self) -> str:
-        """The same wherever the run directory lies: Lightning's own key holds the arguments."""
-        return self.name
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        assert self.dirpath is not None
-        return Path(self.dirpath) / f"{self.name}.ckpt"
-
-    def state_dict(self) -> dict[str, Any]:
-        """Only the value: the file lies in the run's own folder, wherever that is moved to."""
-        score = self.best_model_score
-        return {"score": None if score is None else score.detach().cpu()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the value, and the file that goes with it."""
-        score = state_dict["score"]
-        if self.path.exists():
-            self.best_model_path = str(self.path)
-            if score is not None:
-                self.best_model_score = self.kth_value = score
-                self.kth_best_model_path = str(self.path)
-                self.best_k_models = {str(self.path): score}
-
-
-class BestCheckpoint(_Checkpoint):
-    """best.ckpt: the epoch with the best value of the metric that the task monitors.
+    Not two of Lightning's ModelCheckpoint: its `save_last` waits for a new best, its state holds
+    the paths of one machine, and each of them is asked at every step.
 
     Args:
-        run_dir: Its `checkpoints/` takes the file.
-        monitor: The task's; None without validation: then the newest is the best.
+        run_dir: Its `checkpoints/` takes the files.
+        monitor: The task's metric; None without validation: then there is no best.
         monitor_mode: Whether less or more of it is better; the task's.
-        every_n_epochs: Epochs between two checks.
+        every_n_epochs: Epochs between two checkpoints; the run can go on from these.
     """
-
-    name = "best"
 
     def __init__(
         self,
@@ -82,21 +39,41 @@ class BestCheckpoint(_Checkpoint):
         monitor_mode: Literal["min", "max"],
         every_n_epochs: PositiveInt = 1,
     ) -> None:
-        super().__init__(run_dir, monitor, monitor_mode, every_n_epochs)
+        self.folder = run_dir / "checkpoints"
+        self.monitor = monitor
+        self.better = torch.lt if monitor_mode == "min" else torch.gt
+        self.every_n_epochs = every_n_epochs
+        self.best_score: torch.Tensor | None = None
 
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Save what is due."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Set by a connector.
+            return
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            if self._improved(trainer):
+                trainer.save_checkpoint(self.folder / "best.ckpt")
+            trainer.save_checkpoint(self.folder / "last.ckpt")
 
-class LastCheckpoint(_Checkpoint):
-    """last.ckpt: what a resumed run goes on from.
+    def _improved(self, trainer: lightning.Trainer) -> bool:
+        score = trainer.callback_metrics.get(self.monitor or "")
+        if score is None:
+            return False
+        score, best = score.detach().cpu().clone(), self.best_score
+        improved = best is None or bool(torch.isnan(best)) or bool(self.better(score, best))
+        # The processes agree, or only some of them would wait for the others to save.
+        improved = trainer.strategy.reduce_boolean_decision(improved, all=False)
+        if improved:
+            self.best_score = score
+        return improved
 
-    Args:
-        run_dir: Its `checkpoints/` takes the file.
-        every_n_epochs: Epochs between two checkpoints.
-    """
+    def state_dict(self) -> dict[str, Any]:
+        """Only the value: the file lies in the run's own folder, wherever that is moved to."""
+        return {"best_score": self.best_score}
 
-    name = "last"
-
-    def __init__(self, run_dir: Path, every_n_epochs: PositiveInt = 1) -> None:
-        super().__init__(run_dir, None, "min", every_n_epochs)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the value, if the file that goes with it is there."""
+        if (self.folder / "best.ckpt").exists():
+            self.best_score = state_dict["best_score"]
 
 
 class RunState(Callback):

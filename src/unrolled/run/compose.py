@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -31,14 +30,10 @@ class Composed:
     Args:
         config: Complete, plain data.
         overrides: What was typed for it, one element a key.
-        sweep_dir: The folder of a multirun's job; None for a single run.
-        choices: The chosen file of each group.
     """
 
     config: dict[str, Any]
     overrides: list[str]
-    sweep_dir: Path | None
-    choices: dict[str, Any]
 
 
 def compose(line: CommandLine) -> Composed:
@@ -57,7 +52,7 @@ def compose(line: CommandLine) -> Composed:
         choices = dict(cfg.hydra.runtime.choices)
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]
-        return finish(cfg, line, choices, line.overrides, None)
+        return finish(cfg, line, choices, line.overrides)
 
 
 def run_hydra(line: CommandLine, job: Callable[[DictConfig], None]) -> None:
@@ -80,18 +75,12 @@ def in_job(cfg: DictConfig, line: CommandLine) -> Composed:
         UserError: With every problem that was found.
     """
     hydra_config = HydraConfig.get()
-    sweep = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
-    sweep_dir = Path(hydra_config.sweep.dir) / hydra_config.sweep.subdir if sweep else None
     overrides = list(hydra_config.overrides.task)
-    return finish(cfg, line, dict(hydra_config.runtime.choices), overrides, sweep_dir)
+    return finish(cfg, line, dict(hydra_config.runtime.choices), overrides)
 
 
 def finish(
-    cfg: DictConfig,
-    line: CommandLine,
-    choices: dict[str, Any],
-    overrides: list[str],
-    sweep_dir: Path | None,
+    cfg: DictConfig, line: CommandLine, choices: dict[str, Any], overrides: list[str]
 ) -> Composed:
     """Resolve, complete and check."""
     choices = {g: c for g, c in choices.items() if not g.startswith("hydra/")}
@@ -105,7 +94,7 @@ def finish(
     assert isinstance(plain, dict)
     config = check({str(k): v for k, v in plain.items()}, origin, frozenset(line.allowed))
     typed = [o.removeprefix("++") for o in overrides]
-    return Composed(config, typed, sweep_dir, choices)
+    return Composed(config, typed)
 
 
 @contextmanager

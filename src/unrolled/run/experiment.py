@@ -68,7 +68,6 @@ class Experiment:
         self.callbacks = callbacks or {}
         self.seed = seed
         self.run_dir = run_dir
-        self.resume = resume
         self.test = test
 
     def build_data(self) -> SequenceData:

@@ -98,6 +98,8 @@ def read_command_line(arguments: list[str], *, needs_task: bool = True) -> Comma
             raise UserError(f"unknown flag {argument}; {did_you_mean(name, known)}")
         else:
             typed.append(argument)
+    if "--resolve" in line.flags and not line.shows:
+        raise UserError("--resolve goes with --cfg: --cfg job --resolve")
     if {"--shell-completion", "-sc"} & set(line.flags):
         # install=bash and the like are no values of the config.
         line.overrides = typed

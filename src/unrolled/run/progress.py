@@ -25,6 +25,7 @@ class PlainProgress(Callback):
         self.metric = metric
         self.seconds_between = seconds_between
         self.last = -float("inf")
+        self.last_step = -1
 
     @rank_zero_only
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -33,8 +34,9 @@ class PlainProgress(Callback):
 
     @rank_zero_only
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Print where the run ended."""
-        self._line(trainer, force=True)
+        """Print where the run ended, unless the last line has said so."""
+        if trainer.global_step != self.last_step:
+            self._line(trainer, force=True)
 
     def _line(self, trainer: lightning.Trainer, *, force: bool) -> None:
         if not force and time.monotonic() - self.last < self.seconds_between:
@@ -42,11 +44,11 @@ class PlainProgress(Callback):
         self.last = time.monotonic()
         values = trainer.callback_metrics
         shown = [f"{n} {float(values[n]):.4g}" for n in ("train/loss", self.metric) if n in values]
-        steps = trainer.global_step
+        steps = self.last_step = trainer.global_step
         of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
-        print(
-            f"step {steps}{of}  epoch {trainer.current_epoch + 1}  {'  '.join(shown)}", flush=True
-        )
+        # Not `current_epoch`, which at the end of training is one further than before it.
+        epoch = trainer.fit_loop.epoch_progress.current.ready
+        print(f"step {steps}{of}  epoch {epoch}  {'  '.join(shown)}", flush=True)
 
 
 class Bar(RichProgressBar):

@@ -142,8 +142,10 @@ class SequenceTask(lightning.LightningModule, ABC):
         # While gradients are accumulated the step stays the same.
         if every and step % every == 0 and step != self._logged_step:
             self._logged_step = step
-            mean = trainer.strategy.reduce(self._unlogged.take(), reduce_op="mean")
-            self._log({"train/loss": cast(Tensor, mean)}, step)
+            mean = self._unlogged.take()
+            if trainer.world_size > 1:
+                mean = cast(Tensor, trainer.strategy.reduce(mean, reduce_op="mean"))
+            self._log({"train/loss": mean}, step)
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         """Judge one batch."""
