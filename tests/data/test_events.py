@@ -64,7 +64,8 @@ def test_the_loaders_give_the_splits_of_the_store(folder: Path) -> None:
     data.setup()
     train = list(data.train_dataloader())
     assert sorted(i for b in train for i in b.ids.tolist()) == [0, 1, 2, 3]
-    (test,) = data.test_dataloader()
+    (loader,) = data.test_dataloader()
+    (test,) = loader
     assert test.lengths.tolist() == [2, 2]
     assert test.targets.tolist() == [0, 1]
     assert test.features["page"].tolist() == [[3, 2]] * 2
@@ -128,7 +129,8 @@ def test_other_data_are_all_for_the_test_and_in_the_runs_vocabulary(
         assert data._other is None
     data.load_schema(schema)
     data.setup("test")
-    (batch,) = data.test_dataloader()
+    (loader,) = data.test_dataloader()
+    (batch,) = loader
     assert batch.features["page"].tolist() == [[2, 1], [3, 0]]
     assert batch.features["price"].tolist() == [[0, 0], [0, 0]]
     assert batch.targets.tolist() == [1, 0]

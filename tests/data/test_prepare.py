@@ -139,6 +139,9 @@ def test_every_value_of_a_small_log_is_the_one_computed_by_hand(tmp_path: Path, 
             {"kind": "numeric", "name": "gap", "size": 1},
         ],
         "num_classes": 2,
+        "per_step": False,
+        "target_mean": 0.0,
+        "target_std": 1.0,
     }
     assert pq.read_table(store / "vocab" / "page.parquet").to_pylist() == [
         {"value": "home", "id": 2, "count": 2},

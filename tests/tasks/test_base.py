@@ -95,11 +95,11 @@ def test_the_trivial_scores_of_bitcount_are_those_of_the_most_frequent_count(
             mistakes = sum(count != answer for count in counts)
             distance = sum(abs(count - answer) for count in counts)
             candidates.append((mistakes, distance))
-    assert scores["sequences"] == len(counts)
-    assert scores["error"] == scores["mistakes"] / len(counts)
+    assert scores["test/sequences"] == len(counts)
+    assert scores["test/error"] == scores["test/mistakes"] / len(counts)
     assert any(
-        scores["mistakes"] == mistakes
-        and scores["mae"] == pytest.approx(distance / len(counts), rel=1e-6)
+        scores["test/mistakes"] == mistakes
+        and scores["test/mae"] == pytest.approx(distance / len(counts), rel=1e-6)
         for mistakes, distance in candidates
     )
 
@@ -109,9 +109,9 @@ def test_the_trivial_error_of_twenty_bits_is_that_of_always_ten() -> None:
     scores = make_task(Bitcount, ClassificationHead(4, 21)).trivial_scores(data)
     seen = sum(int((data.source(split).targets() == 10).sum()) for split in ("train", "val"))
     right = math.comb(20, 10) - seen
-    assert scores["sequences"] == 2**20 - 12_000
-    assert scores["mistakes"] == 2**20 - 12_000 - right
-    assert scores["error"] == pytest.approx(0.8238, abs=1e-4)
+    assert scores["test/sequences"] == 2**20 - 12_000
+    assert scores["test/mistakes"] == 2**20 - 12_000 - right
+    assert scores["test/error"] == pytest.approx(0.8238, abs=1e-4)
 
 
 @law
@@ -129,11 +129,11 @@ def test_the_trivial_scores_of_purchase_intent_are_those_of_the_share_that_buys(
     p = min(max(share, 1e-7), 1 - 1e-7)
     assert scores == pytest.approx(
         {
-            "auroc": 0.5,
-            "average_precision": buyers,
-            "log_loss": -(buyers * math.log(p) + (1 - buyers) * math.log1p(-p)),
-            "calibration_error": abs(share - buyers),
-            "sequences": len(test),
+            "test/auroc": 0.5,
+            "test/average_precision": buyers,
+            "test/log_loss": -(buyers * math.log(p) + (1 - buyers) * math.log1p(-p)),
+            "test/calibration_error": abs(share - buyers),
+            "test/sequences": len(test),
         },
         rel=1e-5,
         abs=1e-6,

@@ -7,6 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NO_TARGET = -100
+"""In the place of a class: this step has no target, as torch's `ignore_index`. A real target is
+NaN there."""
+
+
+def has_target(targets: Tensor) -> Tensor:
+    """True where there is a target; padding has none."""
+    return ~targets.isnan() if targets.is_floating_point() else targets != NO_TARGET
+
 
 @dataclass
 class SequenceBatch:
@@ -15,10 +24,13 @@ class SequenceBatch:
     Args:
         features: Each `[batch, time]` or `[batch, time, feature]`; zero past a sequence's end.
         lengths: `[batch]`, int64, > 0, on the CPU (where packing wants it).
-        targets: The task's own shape; `[batch]`, int64, for one label a sequence.
+        targets: `[batch]`, one for each sequence, or `[batch, time]`, one for each step, with
+            `NO_TARGET` or NaN where there is none; int64 classes or float32 numbers.
         ids: `[batch]`, int64, index of the sequence in its source.
         weight: Multiplies the mean loss of this rank's part of a global batch, so that the mean
             over ranks is the mean over the global batch; 1 on a single process.
+        continues: In a stream, whether row i goes on where row i of the batch before it stopped;
+            None where batches have nothing to do with each other.
     """
 
     features: dict[str, Tensor]
@@ -26,6 +38,7 @@ class SequenceBatch:
     targets: Tensor
     ids: Tensor
     weight: float = 1.0
+    continues: bool | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -40,4 +53,5 @@ class SequenceBatch:
             self.targets.to(device, non_blocking=non_blocking),
             self.ids.to(device, non_blocking=non_blocking),
             self.weight,
+            self.continues,
         )

@@ -28,7 +28,7 @@ class Source(Protocol):
         ...
 
     def targets(self) -> Tensor:
-        """All targets, `[sequence]`, in the order of the indices."""
+        """All targets, `[sequence]` or `[sequence, time]`, in the order of the indices."""
         ...
 
 

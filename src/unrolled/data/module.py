@@ -60,6 +60,14 @@ class SequenceData(lightning.LightningDataModule, ABC):
             UserError: When the file does not fit the schema.
         """
 
+    def further_tests(self) -> dict[str, Source]:
+        """Test sets beside the test split, by name: other lengths than were trained on."""
+        return {}
+
+    def test_sources(self) -> dict[str, Source]:
+        """Every test set by the prefix of its metrics: `test`, and the further ones."""
+        return {"test": self.source("test"), **self.further_tests()}
+
     def sequence_ids(self, split: Split) -> pa.Array | None:
         """The names that the sequences of a split have in their source, if any."""
         return None
@@ -82,7 +90,15 @@ class SequenceData(lightning.LightningDataModule, ABC):
         return self.source("train").targets()
 
     def best_possible(self) -> dict[str, float]:
-        """The best value any model can reach on the test set, for the metrics where it is known."""
+        """The best value any model can reach on a test set, for the metrics where it is known.
+
+        Keys are names of metrics, `error`, or with the test set's prefix, `length_3/mse`, where
+        it differs from set to set.
+        """
+        return {}
+
+    def trivial_scores(self) -> dict[str, float]:
+        """What a trivial answer scores where it is known exactly; keys as in `best_possible`."""
         return {}
 
     @property
@@ -92,12 +108,12 @@ class SequenceData(lightning.LightningDataModule, ABC):
             return torch.device("cpu")
         return self.trainer.strategy.root_device
 
-    def loader(self, split: Split) -> BatchLoader:
-        """The loader of a split, sharded over the trainer's processes."""
+    def loader(self, split: Split, source: Source | None = None) -> BatchLoader:
+        """The loader of a split (or of another source), sharded over the trainer's processes."""
         train = split == "train"
         num_ranks = self.trainer.world_size if self.trainer else 1
         loader = BatchLoader(
-            self.source(split),
+            self.source(split) if source is None else source,
             self.batch_size if train else max(self.eval_batch_size, num_ranks),
             shuffle=train and self.shuffle,
             seed=self.seed,
@@ -142,6 +158,6 @@ class SequenceData(lightning.LightningDataModule, ABC):
         loader = self.loader("val")
         return loader if len(loader) else []
 
-    def test_dataloader(self) -> BatchLoader:
-        """Test batches."""
-        return self.loader("test")
+    def test_dataloader(self) -> list[BatchLoader]:
+        """Test batches, a loader for each of `test_sources`."""
+        return [self.loader("test", source) for source in self.test_sources().values()]

@@ -42,11 +42,17 @@ class Schema:
 
     Args:
         features: The columns of `SequenceBatch.features`, in the order the model sees them.
-        num_classes: The target is an integer in 0 .. num_classes - 1.
+        num_classes: The target is an integer in 0 .. num_classes - 1; None for a real number.
+        per_step: Whether every step has a target, `[batch, time]`, or every sequence, `[batch]`.
+        target_mean: Mean of the training targets, where they are real numbers.
+        target_std: Their standard deviation.
     """
 
     features: tuple[Categorical | Numeric, ...]
-    num_classes: int
+    num_classes: int | None
+    per_step: bool = False
+    target_mean: float = 0.0
+    target_std: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` reads it back."""
@@ -54,6 +60,9 @@ class Schema:
         return {
             "features": [{"kind": kinds[type(f)], **asdict(f)} for f in self.features],
             "num_classes": self.num_classes,
+            "per_step": self.per_step,
+            "target_mean": self.target_mean,
+            "target_std": self.target_std,
         }
 
     @classmethod
@@ -64,4 +73,4 @@ class Schema:
             kinds[f["kind"]](**{k: v for k, v in f.items() if k != "kind"})
             for f in data["features"]
         )
-        return cls(features, data["num_classes"])
+        return cls(**{**data, "features": features})

@@ -1,6 +1,7 @@
-"""Heads: from a sequence's vector to a prediction of its target, with the loss that fits it.
+"""Heads: from a vector to a prediction of its target, with the loss that fits it.
 
-The target is an integer in 0 .. num_classes - 1. Every head answers the same three questions, so
+The vector is one of `[..., input_size]`: of a sequence, or of a step. The target is an integer in
+0 .. num_classes - 1 (a real number for `RealHead`). Every head answers the same three questions, so
 that any of them serves any task: `loss`, `predict` (the most probable class) and `expectation`
 (the mean of the predicted distribution; for two classes the probability of class 1).
 """
@@ -31,21 +32,21 @@ class Head(nn.Module, ABC):
         self.linear = nn.Linear(input_size, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, input_size]` to `[batch, output]`."""
+        """`[..., input_size]` to `[..., output]`."""
         outputs: Tensor = self.linear(x)
         return outputs
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of outputs `[batch, output]` for targets `[batch]`; `[batch]`, not reduced."""
+        """The loss of outputs `[..., output]` for targets `[...]`; `[...]`, not reduced."""
 
     @abstractmethod
     def predict(self, outputs: Tensor) -> Tensor:
-        """The most probable class, `[batch]` int64."""
+        """The most probable class, `[...]` int64."""
 
     @abstractmethod
     def expectation(self, outputs: Tensor) -> Tensor:
-        """The expected target, `[batch]`, in 0 .. num_classes - 1."""
+        """The expected target, `[...]`, in 0 .. num_classes - 1."""
 
 
 class ClassificationHead(Head):
@@ -76,7 +77,8 @@ class ClassificationHead(Head):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats."""
-        return F.cross_entropy(outputs, targets, reduction="none")
+        flat = F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="none")
+        return flat.view(targets.shape)
 
     def predict(self, outputs: Tensor) -> Tensor:
         """The class with the largest output."""

@@ -1,7 +1,11 @@
-"""Read-outs: from an encoder's outputs to one vector a sequence.
+"""Read-outs: from an encoder's outputs to what the head sees.
 
-Each is `readout(outputs, lengths) -> [batch, output_size]`. Positions past the length, where every
-encoder gives zeros, have no part in it.
+Each is `readout(outputs, lengths) -> [batch, output_size]`, one vector a sequence; only `EveryStep`
+gives one a step. Positions past the length, where every encoder gives zeros, have no part in it.
+
+How it meets the targets: one target a sequence with `every_step` is asked of every step (the
+tutorials' repeated target); a target for each step with any other read-out is that of the last step
+that has one.
 """
 
 from __future__ import annotations
@@ -31,6 +35,18 @@ class Last(nn.Module):
         """`[batch, time, size]` to `[batch, size]`."""
         rows = torch.arange(len(outputs), device=outputs.device)
         return outputs[rows, lengths.to(outputs.device, non_blocking=True) - 1]
+
+
+class EveryStep(nn.Module):
+    """Every step's output, as it is: a prediction for each step."""
+
+    def __init__(self, input_size: PositiveInt) -> None:
+        super().__init__()
+        self.output_size = input_size
+
+    def forward(self, outputs: Tensor, lengths: Tensor) -> Tensor:
+        """`[batch, time, size]`, unchanged."""
+        return outputs
 
 
 class Mean(nn.Module):

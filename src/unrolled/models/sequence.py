@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from unrolled.data.batch import SequenceBatch
@@ -9,13 +11,13 @@ from unrolled.models.head import Head
 
 
 class SequenceModel(nn.Module):
-    """From a batch to the outputs of the head, one row a sequence.
+    """From a batch to the outputs of the head.
 
     Args:
         embedding: Features to `[batch, time, input]`.
         encoder: `(x, lengths, state=None) -> (outputs, state)`.
-        readout: `(outputs, lengths) -> [batch, size]`.
-        head: `[batch, size] -> [batch, output]`.
+        readout: `(outputs, lengths) -> [batch, size]`, or `[batch, time, size]` for every step.
+        head: `[..., size] -> [..., output]`.
     """
 
     def __init__(
@@ -28,7 +30,23 @@ class SequenceModel(nn.Module):
         self.head = head
 
     def forward(self, batch: SequenceBatch) -> Tensor:
-        """`[batch, output]`."""
-        outputs, _ = self.encoder(self.embedding(batch.features), batch.lengths)
-        result: Tensor = self.head(self.readout(outputs, batch.lengths))
-        return result
+        """`[batch, output]`, or `[batch, time, output]` when every step is read out."""
+        encoded, _ = self.encode(batch)
+        return self.decode(encoded, batch.lengths)
+
+    def encode(self, batch: SequenceBatch, state: Any = None) -> tuple[Tensor, Any]:
+        """The encoder's outputs, `[batch, time, size]`, and its state after the last step.
+
+        Args:
+            batch: The sequences.
+            state: Where to go on; the encoder's own start by default.
+        """
+        encoded: tuple[Tensor, Any] = self.encoder(
+            self.embedding(batch.features), batch.lengths, state
+        )
+        return encoded
+
+    def decode(self, encoded: Tensor, lengths: Tensor) -> Tensor:
+        """The encoder's outputs, read out and through the head."""
+        outputs: Tensor = self.head(self.readout(encoded, lengths))
+        return outputs

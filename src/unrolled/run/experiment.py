@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
 if TYPE_CHECKING:
     from unrolled.data.module import SequenceData
+    from unrolled.data.schema import Schema
     from unrolled.tasks.base import SequenceTask
 
 
@@ -29,6 +32,7 @@ class Experiment:
         optimizer: Of all parameters.
         trainer: Lightning's trainer.
         scheduler: Of the learning rate; moves at every step.
+        regularizer: Penalties of the encoder's outputs, by name.
         logger: Loggers by name, beside metrics.csv.
         callbacks: Callbacks by name.
         seed: Of the weights, of the order of the batches and of synthetic data.
@@ -48,6 +52,7 @@ class Experiment:
         optimizer: dict[str, Any],
         trainer: dict[str, Any],
         scheduler: dict[str, Any] | None = None,
+        regularizer: dict[str, Any] | None = None,
         logger: dict[str, Any] | None = None,
         callbacks: dict[str, Any] | None = None,
         seed: int = 0,
@@ -64,6 +69,7 @@ class Experiment:
         self.optimizer = optimizer
         self.trainer = trainer
         self.scheduler = scheduler or None
+        self.regularizer = regularizer or {}
         self.logger = logger or {}
         self.callbacks = callbacks or {}
         self.seed = seed
@@ -88,7 +94,10 @@ class Experiment:
         encoder = build(self.model, "model", input_size=embedding.output_size)
         readout = build(self.readout, "readout", input_size=encoder.output_size)
         head = build(
-            self.head, "head", input_size=readout.output_size, num_classes=schema.num_classes
+            self.head,
+            "head",
+            input_size=readout.output_size,
+            **_of_target(self.head, schema),
         )
         task: SequenceTask = build(
             self.task,
@@ -98,9 +107,46 @@ class Experiment:
             scheduler=build({**self.scheduler, "_partial_": True}, "scheduler")
             if self.scheduler
             else None,
+            regularizers=[build(n, f"regularizer.{k}") for k, n in self.regularizer.items()],
         )
         task.check_schema(schema)
         return task
+
+
+def _of_target(node: dict[str, Any], schema: Schema) -> dict[str, Any]:
+    """What a head is told of the target.
+
+    Raises:
+        UserError: When the head is for another kind of target.
+    """
+    known: dict[str, Any] = {"num_classes": schema.num_classes}
+    if schema.num_classes is None:
+        known = {"target_mean": schema.target_mean, "target_std": schema.target_std}
+    parameters = signature_of(node)
+    for name in ("num_classes", "target_mean"):
+        if name in parameters and name not in known:
+            kind = node["_target_"].rpartition(".")[2]
+            raise UserError(
+                f"head: {kind} predicts classes, the target of these data is a real number; "
+                "use head=real"
+                if name == "num_classes"
+                else f"head: {kind} predicts real numbers, the target of these data is one of "
+                f"{schema.num_classes} classes; use head=classification or head=regression"
+            )
+    return wanted(node, known)
+
+
+def wanted(node: dict[str, Any], supplied: dict[str, Any]) -> dict[str, Any]:
+    """Those of the supplied arguments that a node's class takes and its config does not set."""
+    names = signature_of(node)
+    return {name: value for name, value in supplied.items() if name in names and name not in node}
+
+
+def signature_of(node: dict[str, Any]) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a node's class or function."""
+    from hydra.utils import get_object
+
+    return inspect.signature(get_object(node["_target_"])).parameters
 
 
 def build(node: dict[str, Any], key: str, **supplied: Any) -> Any:

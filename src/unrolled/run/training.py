@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 import subprocess
@@ -13,7 +12,6 @@ from typing import Any
 
 import lightning
 import torch
-from hydra.utils import get_object
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
 
@@ -22,7 +20,7 @@ from unrolled.errors import UserError
 from unrolled.run.callbacks import RunState, Unprofiled
 from unrolled.run.checkpoint import load_weights
 from unrolled.run.directory import RunDirectory
-from unrolled.run.experiment import Experiment, build
+from unrolled.run.experiment import Experiment, build, wanted
 from unrolled.run.metrics_csv import MetricsCSV
 from unrolled.tasks.base import SequenceTask
 
@@ -123,12 +121,12 @@ def build_trainer(
     of_callbacks = {**supplied, "mode": task.mode}
     loggers: list[Logger] = [MetricsCSV(run.path)]
     for name, part in experiment.logger.items():
-        built = build(part, f"logger.{name}", **_wanted(part, supplied))
+        built = build(part, f"logger.{name}", **wanted(part, supplied))
         if built is not None:
             loggers.append(built)
     callbacks: list[Callback] = [RunState(run)]
     for name, part in experiment.callbacks.items():
-        callbacks.append(build(part, f"callbacks.{name}", **_wanted(part, of_callbacks)))
+        callbacks.append(build(part, f"callbacks.{name}", **wanted(part, of_callbacks)))
     # The bar is a callback that knows where it prints.
     node = {
         "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),
@@ -151,24 +149,18 @@ def build_trainer(
     return trainer
 
 
-def _wanted(node: dict[str, Any], supplied: dict[str, Any]) -> dict[str, Any]:
-    names = inspect.signature(get_object(node["_target_"])).parameters
-    # What the config says itself goes before what the run would supply.
-    return {name: value for name, value in supplied.items() if name in names and name not in node}
-
-
 def judge(task: SequenceTask, data: SequenceData) -> dict[str, Any]:
     """The test metrics between what a trivial answer scores and the best that is possible."""
     trivial, best = task.trivial_scores(data), data.best_possible()
-    direction = task.metric_direction()
+    direction = {"loss": "min", **task.metric_direction()}
     scores: dict[str, dict[str, float | str | None]] = {}
     for name, value in task.results.items():
-        short = name.removeprefix("test/")
+        short = name.rpartition("/")[2]
         scores[name] = {"value": _finite(value)}
         if short in direction:
             scores[name] |= {
-                "trivial": _finite(trivial[short]),
-                "best": best.get(short),
+                "trivial": _finite(trivial.get(name, math.nan)),
+                "best": best.get(name, best.get(short)),
                 "better": direction[short],
             }
     return scores

@@ -3,60 +3,47 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal, cast
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import lightning
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, MetricCollection
+from torch.utils._pytree import tree_map
 
-from unrolled.data.batch import SequenceBatch
+from unrolled.data.batch import SequenceBatch, has_target
 from unrolled.data.module import SequenceData
 from unrolled.data.schema import Schema
 from unrolled.errors import UserError
+from unrolled.models.readout import EveryStep
 from unrolled.models.sequence import SequenceModel
+from unrolled.tasks.judge import Judge, judge_constant
+from unrolled.tasks.running_mean import RunningMean
+from unrolled.tasks.targets import asked, judged, trained_on
 
 
-class RunningMean:
-    """The mean of what was added since it was last taken, without waiting for the device.
+@runtime_checkable
+class Reinforced(Protocol):
+    """An encoder that also learns by trial and error, from whether the prediction was right."""
 
-    Not a torchmetrics.MeanMetric, whose update costs more than all else in a small training step.
-
-    Args:
-        total: Sum so far, a scalar; None before the first value.
-        count: Number of values.
-    """
-
-    def __init__(self, total: Tensor | None = None, count: int = 0) -> None:
-        self.total = total
-        self.count = count
-
-    def add(self, value: Tensor) -> None:
-        """Add a scalar."""
-        self.total = value if self.total is None else self.total.to(value.device) + value
-        self.count += 1
-
-    def take(self) -> Tensor:
-        """The mean; the next one begins."""
-        assert self.total is not None
-        mean, self.total, self.count = self.total / self.count, None, 0
-        return mean
-
-    def state(self) -> tuple[Tensor | None, int]:
-        """The arguments that make it again."""
-        return (None if self.total is None else self.total.cpu()), self.count
+    def reinforce_loss(self, reward: Tensor) -> Tensor:
+        """The loss that goes with the last forward pass, rewards and loss `[batch]`."""
+        ...
 
 
 class SequenceTask(lightning.LightningModule, ABC):
-    """A question about whole sequences, with an integer target each.
+    """A question about sequences or about their steps.
 
     Args:
         model: From a batch to the outputs of its head.
         optimizer: Makes the optimizer from the parameters.
         scheduler: Makes the learning-rate scheduler from the optimizer; it moves at each step.
+        regularizers: Penalties of the encoder's outputs `[batch, time, size]` and lengths, added
+            to the loss.
         loss_reduction: Over the sequences of a global batch.
+        over_time: Of the losses of a sequence's steps, where every step has one. The tutorials
+            sum, which makes gradients grow with the length.
     """
 
     main_metric: ClassVar[str]
@@ -71,20 +58,23 @@ class SequenceTask(lightning.LightningModule, ABC):
         model: SequenceModel,
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        regularizers: Sequence[nn.Module] = (),
         loss_reduction: Literal["mean", "sum"] = "mean",
+        over_time: Literal["mean", "sum"] = "mean",
     ) -> None:
         super().__init__()
         self.model = model
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
+        self.regularizers = nn.ModuleList(regularizers)
         self.loss_reduction = loss_reduction
+        self.over_time = over_time
         self.results: dict[str, float] = {}
-        self.val_metrics = MetricCollection(self.metrics(), prefix="val/")
-        self.test_metrics = MetricCollection(self.metrics(), prefix="test/")
-        self.val_loss = MeanMetric()
-        self.test_loss = MeanMetric()
+        self.judges = nn.ModuleDict({"val": Judge(self.metrics())})
         self._unlogged = RunningMean()
         self._logged_step = 0
+        # Of the stream that trains and of the one that is judged.
+        self._states: dict[bool, Any] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of the running hook here some 40 times a step, and a module's
@@ -96,11 +86,11 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, Any]:
-        """The metrics by name; each takes `metric_input` and the targets."""
+        """The metrics by name; each takes `metric_input` and the targets, `[item]`."""
 
     @abstractmethod
     def metric_input(self, outputs: Tensor) -> Tensor:
-        """What the metrics judge, `[batch]`: a class or a probability."""
+        """What the metrics judge: of outputs `[item, output]` a class or a number, `[item]`."""
 
     @abstractmethod
     def trivial_input(self, train_targets: Tensor) -> Tensor:
@@ -114,19 +104,47 @@ class SequenceTask(lightning.LightningModule, ABC):
         """
 
     def forward(self, batch: SequenceBatch) -> Tensor:
-        """The outputs of the head, `[batch, output]`."""
-        outputs: Tensor = self.model(batch)
-        return outputs
+        """The outputs of the head, `[batch, output]` or `[batch, time, output]`."""
+        return self.model.decode(self.encode(batch), batch.lengths)
+
+    def encode(self, batch: SequenceBatch) -> Tensor:
+        """The encoder's outputs, `[batch, time, size]`.
+
+        In a stream the encoder goes on where the batch before stopped; gradients end where the
+        batch begins (truncated backpropagation through time).
+        """
+        before = self._states.pop(self.training, None) if batch.continues else None
+        encoded, state = self.model.encode(batch, before)
+        if batch.continues is not None:
+            self._states[self.training] = tree_map(lambda s: s.detach(), state)
+        return encoded
+
+    def losses(self, outputs: Tensor, batch: SequenceBatch) -> Tensor:
+        """The loss of each sequence, `[batch]`."""
+        targets = trained_on(outputs, batch.targets, batch.lengths)
+        if targets.dim() == 1:
+            return self.model.head.loss(outputs, targets)
+        present = has_target(targets)
+        losses = self.model.head.loss(outputs, targets.masked_fill(~present, 0))
+        total = losses.masked_fill(~present, 0).sum(1)
+        return total if self.over_time == "sum" else total / present.sum(1).clamp(min=1)
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
-        losses = self.model.head.loss(self.model(batch), batch.targets)
+        encoded = self.encode(batch)
+        outputs = self.model.decode(encoded, batch.lengths)
+        losses = self.losses(outputs, batch)
+        if isinstance(self.model.encoder, Reinforced):
+            right = self.model.head.predict(outputs) == batch.targets
+            losses = losses + self.model.encoder.reinforce_loss(right.to(losses.dtype))
         if self.loss_reduction == "sum":
             loss = losses.sum()
             scale: float = self.trainer.world_size
         else:
             loss = losses.mean()
             scale = batch.weight
+        for regularizer in self.regularizers:
+            loss = loss + regularizer(encoded, batch.lengths)
         # Gradients are averaged over the processes: each part counts by its share of the sequences.
         if scale != 1.0:
             loss = loss * scale
@@ -149,38 +167,52 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         """Judge one batch."""
-        self._judge(batch, self.val_metrics, self.val_loss)
-
-    def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
-        """Judge one batch."""
-        self._judge(batch, self.test_metrics, self.test_loss)
+        self._judge(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation set."""
-        self._log_metrics("val", self.val_metrics, self.val_loss)
+        self._log_metrics(["val"])
+
+    def on_test_start(self) -> None:
+        """A judge for each test set."""
+        data = cast(SequenceData, self.trainer.datamodule)  # type: ignore[attr-defined]
+        self._tests = list(data.test_sources())
+        for name in self._tests:
+            self.judges[name] = Judge(self.metrics()).to(self.device)
+
+    def test_step(self, batch: SequenceBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Judge one batch."""
+        self._judge(batch, self._tests[dataloader_idx])
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of the test set."""
-        self._log_metrics("test", self.test_metrics, self.test_loss)
+        """Log the metrics of the test sets."""
+        self._log_metrics(self._tests)
 
     def predict_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
         """What `predictions` says of one batch, with the sequences' ids."""
-        return {"ids": batch.ids, **self.predictions(self.model(batch))}
+        return {"ids": batch.ids, **self.predictions(self(batch))}
 
     def predictions(self, outputs: Tensor) -> dict[str, Tensor]:
-        """Columns of the output of `unrolled predict`, each `[batch]`."""
+        """Columns of the output of `unrolled predict`, each `[batch]` or `[batch, time]`."""
         return {"prediction": self.model.head.predict(outputs)}
 
     def trivial_scores(self, data: SequenceData) -> dict[str, float]:
-        """Every metric on the test set for a model that sees no features."""
-        targets = data.source("test").targets()
-        constant = self.trivial_input(data.train_targets()).to(targets.device)
-        metrics = MetricCollection(self.metrics()).to(targets.device)
-        for metric in metrics.values():
-            # Every process judges the whole test set: there is nothing to add up.
-            metric.distributed_available_fn = lambda: False
-        metrics.update(constant.expand(len(targets)), targets)
-        return {name: float(value) for name, value in metrics.compute().items()}
+        """Every metric on the test sets for a model that sees no features; `test/error`.
+
+        What the data know exactly goes before what a constant answer scores.
+        """
+        every_step = isinstance(self.model.readout, EveryStep)
+        answer = self.trivial_input(asked(data.train_targets(), every_step))
+        known = data.trivial_scores()
+        scores = {}
+        for test, source in data.test_sources().items():
+            targets = asked(source.targets(), every_step)
+            computed = judge_constant(self.metrics(), answer, targets)
+            for name in [*computed, "loss"]:
+                exact = known.get(f"{test}/{name}", known.get(name, computed.get(name)))
+                if exact is not None:
+                    scores[f"{test}/{name}"] = exact
+        return scores
 
     def metric_direction(self) -> dict[str, str]:
         """For each metric, whether `max` or `min` is better; metrics without one are left out."""
@@ -213,20 +245,22 @@ class SequenceTask(lightning.LightningModule, ABC):
         """Take it up again."""
         self._unlogged = RunningMean(*checkpoint["unlogged_loss"])
 
-    def _judge(
-        self, batch: SequenceBatch, metrics: MetricCollection, mean_loss: MeanMetric
-    ) -> None:
-        outputs = self.model(batch)
-        mean_loss.update(self.model.head.loss(outputs, batch.targets))
-        metrics.update(self.metric_input(outputs), batch.targets)
+    def _judge(self, batch: SequenceBatch, name: str) -> None:
+        outputs = self(batch)
+        items, targets = judged(outputs, batch.targets, batch.lengths)
+        judge = cast(Judge, self.judges[name])
+        judge.update(self.metric_input(items), targets, self.losses(outputs, batch))
 
-    def _log_metrics(self, split: str, metrics: MetricCollection, mean_loss: MeanMetric) -> None:
-        values: dict[str, Tensor] = {f"{split}/loss": mean_loss.compute(), **metrics.compute()}
+    def _log_metrics(self, names: list[str]) -> None:
+        judges = {name: cast(Judge, self.judges[name]) for name in names}
+        values = {
+            f"{name}/{metric}": value
+            for name, judge in judges.items()
+            for metric, value in judge.take().items()
+        }
         # Lightning keeps logged values in float32, where counts end at 2^24; `results` is exact.
         self.results = {name: float(value) for name, value in values.items()}
         self._log(values, self.trainer.global_step)
-        metrics.reset()
-        mean_loss.reset()
 
     def _log(self, values: dict[str, Tensor], step: int) -> None:
         """Give values to the loggers under the number of optimizer steps done so far.

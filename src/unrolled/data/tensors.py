@@ -1,0 +1,49 @@
+"""Sequences that lie in memory as padded tensors: the source of most synthetic data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unrolled.data.batch import SequenceBatch
+
+
+class TensorSequences:
+    """Sequences in memory, on the device that trains.
+
+    Args:
+        features: Each `[sequence, time]` or `[sequence, time, feature]`; zero past the end.
+        targets: `[sequence]` or `[sequence, time]`; int64 classes or float32 numbers.
+        lengths: `[sequence]`, int64; None where all are as long as the tensors.
+    """
+
+    def __init__(
+        self, features: dict[str, Tensor], targets: Tensor, lengths: Tensor | None = None
+    ) -> None:
+        self.features = features
+        self._targets = targets
+        time = next(iter(features.values())).shape[1]
+        self.lengths = torch.full((len(targets),), time) if lengths is None else lengths
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def to(self, device: torch.device) -> TensorSequences:
+        """The sequences on `device`; lengths stay on the CPU."""
+        features = {name: values.to(device) for name, values in self.features.items()}
+        return TensorSequences(features, self._targets.to(device), self.lengths)
+
+    def gather(self, indices: Tensor) -> SequenceBatch:
+        """The sequences `indices` as one batch, cut to its longest."""
+        lengths = self.lengths[indices]
+        longest = int(lengths.max())
+        on_device = indices.to(self._targets.device)
+        features = {name: v[on_device, :longest] for name, v in self.features.items()}
+        targets = self._targets[on_device]
+        if targets.dim() == 2:
+            targets = targets[:, :longest]
+        return SequenceBatch(features, lengths, targets, on_device)
+
+    def targets(self) -> Tensor:
+        """All targets, in the order of the indices."""
+        return self._targets

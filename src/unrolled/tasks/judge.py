@@ -1,0 +1,51 @@
+"""The metrics and the mean loss of one set of sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+
+
+class Judge(nn.Module):
+    """Metrics by name and the mean loss, collected over batches.
+
+    Args:
+        metrics: By name; each takes predictions and targets, `[item]`.
+    """
+
+    def __init__(self, metrics: dict[str, Any]) -> None:
+        super().__init__()
+        self.metrics = MetricCollection(metrics)
+        self.loss = MeanMetric()
+
+    def update(self, predictions: Tensor, targets: Tensor, losses: Tensor) -> None:
+        """Add a batch: predictions and targets `[item]`, losses `[batch]`."""
+        self.loss.update(losses)
+        self.metrics.update(predictions, targets)
+
+    def take(self) -> dict[str, Tensor]:
+        """The values by name, `loss` among them, of all processes; the next set begins."""
+        values = {"loss": self.loss.compute(), **self.metrics.compute()}
+        self.metrics.reset()
+        self.loss.reset()
+        return values
+
+
+@torch.inference_mode()
+def judge_constant(metrics: dict[str, Any], answer: Tensor, targets: Tensor) -> dict[str, float]:
+    """The metrics of a model that always gives the same answer, by name.
+
+    Args:
+        metrics: By name.
+        answer: A scalar.
+        targets: `[item]`.
+    """
+    collection = MetricCollection(metrics).to(targets.device)
+    for metric in collection.values():
+        # Every process judges all targets: there is nothing to add up.
+        metric.distributed_available_fn = lambda: False
+    collection.update(answer.to(targets.device).expand(len(targets)), targets)
+    return {name: float(value) for name, value in collection.compute().items()}

@@ -1,0 +1,60 @@
+"""Which target belongs to which output.
+
+Targets are one for each sequence, `[batch]`, or one for each step, `[batch, time]`; so are outputs,
+`[batch, output]` or `[batch, time, output]`. Where they differ, a sequence's target is asked of
+every step (repeated target), and of the targets of the steps only the last is asked.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unrolled.data.batch import NO_TARGET, has_target
+
+
+def last_targets(targets: Tensor) -> Tensor:
+    """The last target that each sequence has, `[batch, time]` to `[batch]`."""
+    position = torch.arange(targets.shape[1], device=targets.device)
+    last = torch.where(has_target(targets), position, 0).amax(1)
+    return targets.gather(1, last.unsqueeze(1)).squeeze(1)
+
+
+def repeated_targets(targets: Tensor, lengths: Tensor, time: int) -> Tensor:
+    """A sequence's target at each of its steps, `[batch]` to `[batch, time]`."""
+    past = torch.arange(time, device=targets.device) >= lengths.to(targets.device).unsqueeze(1)
+    none = float("nan") if targets.is_floating_point() else NO_TARGET
+    return targets.unsqueeze(1).expand(-1, time).masked_fill(past, none)
+
+
+def trained_on(outputs: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
+    """The targets in the shape of the outputs, for the loss."""
+    if outputs.dim() == 2 and targets.dim() == 2:
+        return last_targets(targets)
+    if outputs.dim() == 3 and targets.dim() == 1:
+        return repeated_targets(targets, lengths, outputs.shape[1])
+    return targets
+
+
+def judged(outputs: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs `[item, output]` and targets `[item]`, for the metrics.
+
+    An item is a sequence, or a step that has a target. A repeated target is judged at the
+    sequence's last step alone.
+    """
+    if outputs.dim() == 3 and targets.dim() == 1:
+        rows = torch.arange(len(outputs), device=outputs.device)
+        return outputs[rows, lengths.to(outputs.device) - 1], targets
+    if outputs.dim() == 2 and targets.dim() == 2:
+        return outputs, last_targets(targets)
+    if targets.dim() == 2:
+        present = has_target(targets)
+        return outputs[present], targets[present]
+    return outputs, targets
+
+
+def asked(targets: Tensor, every_step: bool) -> Tensor:
+    """The targets that are judged, `[item]`, whatever the model says."""
+    if targets.dim() == 1:
+        return targets
+    return targets[has_target(targets)] if every_step else last_targets(targets)
