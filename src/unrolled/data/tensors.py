@@ -33,6 +33,15 @@ class TensorSequences:
         features = {name: values.to(device) for name, values in self.features.items()}
         return TensorSequences(features, self._targets.to(device), self.lengths)
 
+    def first(self, count: int) -> TensorSequences:
+        """The first `count` sequences."""
+        return self.where(torch.arange(len(self)) < count)
+
+    def where(self, chosen: Tensor) -> TensorSequences:
+        """The sequences for which `chosen`, `[sequence]` bool, is true."""
+        features = {name: values[chosen] for name, values in self.features.items()}
+        return TensorSequences(features, self._targets[chosen], self.lengths[chosen])
+
     def gather(self, indices: Tensor) -> SequenceBatch:
         """The sequences `indices` as one batch, cut to its longest."""
         lengths = self.lengths[indices]

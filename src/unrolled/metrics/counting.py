@@ -47,3 +47,20 @@ class NumSequences(ErrorRate):
     def compute(self) -> Tensor:
         """All predictions."""
         return self.total
+
+
+class OffRate(ErrorRate):
+    """The share of predicted numbers that are `tolerance` or more off.
+
+    Args:
+        tolerance: In the target's unit.
+    """
+
+    def __init__(self, tolerance: float) -> None:
+        super().__init__()
+        self.tolerance = tolerance
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Take predictions and targets, both `[item]` float."""
+        self.wrong += ((predictions - targets).abs() >= self.tolerance).sum()
+        self.total += targets.numel()

@@ -149,7 +149,10 @@ class RunState(Callback):
         self.on_train_end(trainer, None)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Note when the first step was done."""
+        """Note when the first step was done; let the last one be followed by a validation."""
+        if trainer.global_step >= trainer.max_steps > 0:
+            # Else a limit within an epoch would leave the last steps unjudged, and best.ckpt old.
+            trainer.should_stop = True
         if not self.first_step_done:
             self.first_step_done = True
             if trainer.is_global_zero:

@@ -92,6 +92,7 @@ def finish(
         key = getattr(error, "full_key", None) or "config"
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
+    plain["name"] = plain.get("name") or choices.get("task")
     config = check({str(k): v for k, v in plain.items()}, origin, frozenset(line.allowed))
     typed = [o.removeprefix("++") for o in overrides]
     return Composed(config, typed)

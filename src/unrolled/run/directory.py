@@ -165,8 +165,8 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def task_name(config: dict[str, Any]) -> str:
-    """`bitcount` for unrolled.tasks.bitcount.Bitcount."""
-    return str(config["task"]["_target_"]).split(".")[-2]
+    """What the runs of a config are called; without a name, the module of the task."""
+    return config.get("name") or str(config["task"]["_target_"]).split(".")[-2]
 
 
 def now() -> float:

@@ -35,6 +35,7 @@ class Experiment:
         regularizer: Penalties of the encoder's outputs, by name.
         logger: Loggers by name, beside metrics.csv.
         callbacks: Callbacks by name.
+        name: What the runs are called, the folder they go into; the choice of the task by default.
         seed: Of the weights, of the order of the batches and of synthetic data.
         run_dir: Where the run goes; None makes a new folder below `runs/`.
         resume: A run directory to go on with.
@@ -55,6 +56,7 @@ class Experiment:
         regularizer: dict[str, Any] | None = None,
         logger: dict[str, Any] | None = None,
         callbacks: dict[str, Any] | None = None,
+        name: str | None = None,
         seed: int = 0,
         run_dir: Path | None = None,
         resume: str | None = None,
@@ -72,6 +74,7 @@ class Experiment:
         self.regularizer = regularizer or {}
         self.logger = logger or {}
         self.callbacks = callbacks or {}
+        self.name = name
         self.seed = seed
         self.run_dir = run_dir
         self.test = test

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from unrolled.data.batching import BatchLoader, Source
 from unrolled.data.module import SequenceData, Split
@@ -13,20 +15,42 @@ from unrolled.tasks.base import SequenceTask
 def predict_split(task: SequenceTask, data: SequenceData, split: Split) -> pa.Table:
     """Predictions, with the sequences' own ids and targets, for a split of the run's data."""
     source = data.source(split)
-    table = predict_source(task, source, data.eval_batch_size)
-    table = table.add_column(0, "target", pa.array(source.targets().cpu().numpy()))
+    table = predict_source(task, source, data.eval_batch_size, targets=True)
     ids = data.sequence_ids(split)
     return table if ids is None else table.add_column(0, "id", ids)
 
 
 @torch.inference_mode()
-def predict_source(task: SequenceTask, source: Source, batch_size: int) -> pa.Table:
-    """The columns of `task.predictions`, one row a sequence in the source's order."""
+def predict_source(
+    task: SequenceTask, source: Source, batch_size: int, *, targets: bool = False
+) -> pa.Table:
+    """The columns of `task.predictions`, one row a sequence in the source's order.
+
+    Args:
+        task: With its weights.
+        source: The sequences.
+        batch_size: Sequences at a time.
+        targets: Whether to put the targets before the predictions.
+
+    Returns:
+        A prediction for each step is a list, as long as the sequence.
+    """
     was_training = task.training
     task.eval()
-    parts: dict[str, list[torch.Tensor]] = {}
+    parts: dict[str, list[pa.Array]] = {}
     for batch in BatchLoader(source, batch_size):
-        for name, values in task.predictions(task(batch.to(task.device))).items():
-            parts.setdefault(name, []).append(values.cpu())
+        columns = {"target": batch.targets} if targets else {}
+        columns |= task.predictions(task(batch.to(task.device)))
+        for name, values in columns.items():
+            parts.setdefault(name, []).append(_column(values.cpu(), batch.lengths))
     task.train(was_training)
-    return pa.table({name: torch.cat(values).numpy() for name, values in parts.items()})
+    return pa.table({name: pa.chunked_array(arrays) for name, arrays in parts.items()})
+
+
+def _column(values: Tensor, lengths: Tensor) -> pa.Array:
+    """`[batch]` as numbers, `[batch, time]` as lists without the padding."""
+    if values.dim() == 1:
+        return pa.array(values.numpy())
+    real = torch.arange(values.shape[1]) < lengths.unsqueeze(1)
+    offsets = np.concatenate([[0], lengths.cumsum(0).numpy()]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[real].numpy()))
