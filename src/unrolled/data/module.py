@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import lightning
 import torch
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from unrolled.data.batching import BatchLoader, Source
 from unrolled.data.schema import Schema
+from unrolled.data.streams import StreamLoader
 from unrolled.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Split = Literal["train", "val", "test"]
+Loader: TypeAlias = BatchLoader | StreamLoader
 
 
 class SequenceData(lightning.LightningDataModule, ABC):
@@ -36,7 +38,7 @@ class SequenceData(lightning.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self._train_loader: BatchLoader | None = None
+        self._train_loader: Loader | None = None
         self._position: dict[str, int] | None = None
 
     @property
@@ -108,7 +110,7 @@ class SequenceData(lightning.LightningDataModule, ABC):
             return torch.device("cpu")
         return self.trainer.strategy.root_device
 
-    def loader(self, split: Split, source: Source | None = None) -> BatchLoader:
+    def loader(self, split: Split, source: Source | None = None) -> Loader:
         """The loader of a split (or of another source), sharded over the trainer's processes."""
         train = split == "train"
         num_ranks = self.trainer.world_size if self.trainer else 1
@@ -134,7 +136,7 @@ class SequenceData(lightning.LightningDataModule, ABC):
             )
         return loader
 
-    def train_dataloader(self) -> BatchLoader:
+    def train_dataloader(self) -> Loader:
         """Training batches, from where a resumed run stopped."""
         self._train_loader = self.loader("train")
         if self._position is not None:
@@ -153,11 +155,11 @@ class SequenceData(lightning.LightningDataModule, ABC):
         """Go on at that position."""
         self._position = state_dict or None
 
-    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+    def val_dataloader(self) -> Loader | list[Loader]:
         """Validation batches; none where there is no validation set."""
         loader = self.loader("val")
         return loader if len(loader) else []
 
-    def test_dataloader(self) -> list[BatchLoader]:
+    def test_dataloader(self) -> list[Loader]:
         """Test batches, a loader for each of `test_sources`."""
         return [self.loader("test", source) for source in self.test_sources().values()]

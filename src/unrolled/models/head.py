@@ -80,6 +80,10 @@ class ClassificationHead(Head):
         flat = F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="none")
         return flat.view(targets.shape)
 
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        """Of all classes, `[..., num_classes]`."""
+        return outputs.log_softmax(-1)
+
     def predict(self, outputs: Tensor) -> Tensor:
         """The class with the largest output."""
         return outputs.argmax(-1)

@@ -23,6 +23,8 @@ def plot_run(run_dir: Path, main_metric: str, predictions: pa.Table | None) -> N
     _learning_curves(run_dir, main_metric)
     if predictions is not None and "probability" in predictions.column_names:
         _reliability(run_dir, predictions)
+    if (run_dir / "predictions" / "free_run.parquet").exists():
+        _free_run(run_dir)
 
 
 def read_curves(run_dir: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -91,3 +93,30 @@ def _reliability(run_dir: Path, predictions: pa.Table, bins: int = 10) -> None:
     below.stairs(count, edges, fill=True)
     below.set(xlabel="predicted probability", ylabel="sequences", yscale="log")
     figure.savefig(run_dir / "plots" / "reliability.png", dpi=120)
+
+
+def _free_run(run_dir: Path) -> None:
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(run_dir / "predictions" / "free_run.parquet")
+    step, truth, prediction = (table[n].to_numpy() for n in ("step", "truth", "prediction"))
+    result = json.loads((run_dir / "metrics.json").read_text())
+    lasts = int(result["metrics"]["test/free_run"]["value"])
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    first, last, error = figure.subplots(3, 1)
+    for axes, part, title in (
+        (first, slice(0, 200), "First 200 steps of the free run"),
+        (last, slice(-200, None), f"Last 200 of {len(step):,} steps"),
+    ):
+        axes.plot(step[part], truth[part], color="grey", linewidth=3, alpha=0.5, label="truth")
+        axes.plot(step[part], prediction[part], label="model, reading its own predictions")
+        axes.set(title=title, ylabel="value")
+    first.legend(loc="upper right")
+    error.semilogy(step, np.abs(prediction - truth).clip(1e-8))
+    error.axhline(0.1, color="grey", linestyle=":", label=f"0.1, reached after {lasts:,} steps")
+    if lasts == len(step):
+        error.lines[-1].set_label("0.1, not reached")
+    error.set(xlabel="step", ylabel="absolute error")
+    error.legend()
+    figure.savefig(run_dir / "plots" / "free_run.png", dpi=120)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import pyarrow as pa
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
@@ -173,13 +174,15 @@ def _finite(value: float) -> float | None:
 
 def finish(run: RunDirectory, task: SequenceTask, data: SequenceData) -> None:
     """Predictions of a test set that is not too large, and the plots."""
+    from unrolled.data.tables import write_table
     from unrolled.report.plots import plot_run
     from unrolled.run.predictions import predict_split
 
+    for name, columns in task.tables.items():
+        table = pa.table({column: values.numpy() for column, values in columns.items()})
+        write_table(table, run.path / "predictions" / f"{name}.parquet")
     predictions = None
     if len(data.source("test")) <= LARGEST_PREDICTIONS:
-        from unrolled.data.tables import write_table
-
         predictions = predict_split(task, data, "test")
         write_table(predictions, run.path / "predictions" / "test.parquet")
     try:

@@ -70,6 +70,7 @@ class SequenceTask(lightning.LightningModule, ABC):
         self.loss_reduction = loss_reduction
         self.over_time = over_time
         self.results: dict[str, float] = {}
+        self.tables: dict[str, dict[str, Tensor]] = {}
         self.judges = nn.ModuleDict({"val": Judge(self.metrics())})
         self._unlogged = RunningMean()
         self._logged_step = 0
@@ -94,7 +95,7 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     @abstractmethod
     def trivial_input(self, train_targets: Tensor) -> Tensor:
-        """What a model that sees no features would give to the metrics, a scalar."""
+        """What a model that sees no features would give to the metrics, for one item."""
 
     def check_schema(self, schema: Schema) -> None:
         """Refuse data that the question can't be asked of.
@@ -238,12 +239,15 @@ class SequenceTask(lightning.LightningModule, ABC):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the loss that is not logged yet."""
+        """Keep the loss that is not logged yet, and the state that a stream carries."""
         checkpoint["unlogged_loss"] = self._unlogged.state()
+        checkpoint["carried_state"] = self._states.get(True)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it up again."""
+        """Take them up again."""
         self._unlogged = RunningMean(*checkpoint["unlogged_loss"])
+        if checkpoint.get("carried_state") is not None:
+            self._states[True] = tree_map(lambda s: s.to(self.device), checkpoint["carried_state"])
 
     def _judge(self, batch: SequenceBatch, name: str) -> None:
         outputs = self(batch)

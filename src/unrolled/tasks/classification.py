@@ -60,3 +60,7 @@ class CopyMemory(Classification):
 
 class AssociativeRecall(Classification):
     """Which value came with this key?"""
+
+
+class SequenceImages(Classification):
+    """What does an image show that is read row by row?"""

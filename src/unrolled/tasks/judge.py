@@ -40,12 +40,12 @@ def judge_constant(metrics: dict[str, Any], answer: Tensor, targets: Tensor) -> 
 
     Args:
         metrics: By name.
-        answer: A scalar.
+        answer: A scalar, or the log-probabilities of all classes.
         targets: `[item]`.
     """
     collection = MetricCollection(metrics).to(targets.device)
     for metric in collection.values():
         # Every process judges all targets: there is nothing to add up.
         metric.distributed_available_fn = lambda: False
-    collection.update(answer.to(targets.device).expand(len(targets)), targets)
+    collection.update(answer.to(targets.device).expand(len(targets), *answer.shape), targets)
     return {name: float(value) for name, value in collection.compute().items()}
