@@ -133,6 +133,14 @@ def test_only_the_reward_teaches_the_baseline_and_it_teaches_nothing_else() -> N
     assert encoder.baseline.bias.grad is not None
     assert encoder.baseline.bias.grad.tolist() == pytest.approx([-12.0])
     assert torch.count_nonzero(encoder.where.weight.grad) > 0
+    # With locations that do not depend on the state only the baseline does: its error stops there.
+    encoder.zero_grad()
+    encoder.where.weight.data.zero_()
+    encoder.baseline.weight.data.fill_(1.0)
+    encoder(torch.randn(6, 4, 4), torch.full((6,), 4))
+    encoder.reinforce_loss(torch.ones(6)).sum().backward()
+    assert torch.count_nonzero(encoder.baseline.weight.grad) > 0
+    assert encoder.core.weight_ih.grad is None or not bool(encoder.core.weight_ih.grad.any())
 
 
 def test_evaluation_looks_at_the_mean_and_training_around_it() -> None:
