@@ -118,10 +118,9 @@ class NoiseContrastiveHead(SampledHead):
     Args:
         input_size: Channels of the vector.
         num_classes: The target is 0 .. num_classes - 1.
-        num_noise: k, drawn for a whole batch; 25 are the least that serve, the Element-Research
-            tutorial has 100 to 400.
+        num_noise: k, drawn for a whole batch; Element-Research suggests 25 and used 100 to 400.
         class_counts: `[num_classes]`, noise is drawn in proportion to it; None draws all alike.
-        log_normalizer: log Z; 0 fits the biases' start values, the tutorial had 9 or 0.
+        log_normalizer: log Z; 0 fits the biases' start values, Element-Research had 9 or 0.
         learn_normalizer: Learn log Z instead of keeping it.
     """
 
