@@ -91,6 +91,12 @@ class SequenceData(lightning.LightningDataModule, ABC):
         """The targets of the training sequences, in any order."""
         return self.source("train").targets()
 
+    def class_counts(self) -> Tensor:
+        """How often each class is a training target, `[num_classes]` int64."""
+        targets = self.train_targets().flatten().cpu()
+        assert self.schema.num_classes is not None
+        return torch.bincount(targets[targets >= 0], minlength=self.schema.num_classes)
+
     def best_possible(self) -> dict[str, float]:
         """The best value any model can reach on a test set, for the metrics where it is known.
 

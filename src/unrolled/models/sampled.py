@@ -72,6 +72,11 @@ class SampledHead(Head):
         scores = self.linear(outputs).flatten(0, -2)
         return F.cross_entropy(scores, targets.flatten(), reduction="none").view(targets.shape)
 
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        """Of all classes, exactly, `[..., num_classes]`."""
+        scores: Tensor = self.linear(outputs)
+        return scores.log_softmax(-1)
+
     def predict(self, outputs: Tensor) -> Tensor:
         """The class with the largest score."""
         scores: Tensor = self.linear(outputs)

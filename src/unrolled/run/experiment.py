@@ -100,7 +100,7 @@ class Experiment:
             self.head,
             "head",
             input_size=readout.output_size,
-            **_of_target(self.head, schema),
+            **_of_target(self.head, data),
         )
         task: SequenceTask = build(
             self.task,
@@ -116,15 +116,18 @@ class Experiment:
         return task
 
 
-def _of_target(node: dict[str, Any], schema: Schema) -> dict[str, Any]:
+def _of_target(node: dict[str, Any], data: SequenceData) -> dict[str, Any]:
     """What a head is told of the target.
 
     Raises:
         UserError: When the head is for another kind of target.
     """
+    schema = data.schema
     known: dict[str, Any] = {"num_classes": schema.num_classes}
     if schema.num_classes is None:
         known = {"target_mean": schema.target_mean, "target_std": schema.target_std}
+    elif "class_counts" in signature_of(node):
+        known["class_counts"] = data.class_counts()
     parameters = signature_of(node)
     for name in ("num_classes", "target_mean"):
         if name in parameters and name not in known:
