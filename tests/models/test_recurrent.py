@@ -319,16 +319,16 @@ def test_a_projection_is_the_output_and_is_fed_back(
 
 def test_chrono_biases_spread_the_memory_over_the_longest_dependency() -> None:
     torch.manual_seed(0)
-    size = 4000
+    size = 1000
     layer = LSTM(1, size, forget_bias="chrono", max_time=101).layer
     total = (layer.bias_ih_l0 + layer.bias_hh_l0).detach()
     forget, steps = total[size : 2 * size], total[size : 2 * size].exp()
     torch.testing.assert_close(total[:size], -forget, rtol=0.0, atol=0.0)
     # U(1, 100): its ends, mean and standard deviation.
-    assert 1.0 <= float(steps.min()) < 1.2
-    assert 99.8 < float(steps.max()) <= 100.01
-    assert float(steps.mean()) == pytest.approx(50.5, rel=0.03)
-    assert float(steps.std()) == pytest.approx(99 / 12**0.5, rel=0.03)
+    assert 1.0 <= float(steps.min()) < 1.5
+    assert 99.5 < float(steps.max()) <= 100.01
+    assert float(steps.mean()) == pytest.approx(50.5, rel=0.05)
+    assert float(steps.std()) == pytest.approx(99 / 12**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(
