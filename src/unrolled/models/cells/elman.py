@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unrolled.models.bidirectional import Merge
 from unrolled.models.cells.initial import draw_uniform, zero_state
+from unrolled.models.product import add_product, affine
 from unrolled.models.state import State
 from unrolled.models.types import Probability
 from unrolled.models.unroll import Cell, Projected, Unroll, layered
@@ -59,19 +60,19 @@ class ElmanCell(Cell):
     def project(self, x: Tensor) -> Projected:
         """`W x + b + d`."""
         if self.feedback.bias is None:
-            return self.input(x)
-        return nn.functional.linear(x, self.input.weight, self.input.bias + self.feedback.bias)
+            return affine(x, self.input.weight, self.input.bias)
+        return affine(x, self.input.weight, self.input.bias + self.feedback.bias)
 
     def forward(self, x: Tensor, state: Any) -> tuple[Tensor, State]:
         """One step."""
-        feedback = self.feedback.weight.t()
+        feedback = self.feedback.weight
         if self.start_bias is None:
-            h = self.transfer(torch.addmm(x, state, feedback))
+            h = self.transfer(add_product(x, state, feedback))
             return h, h
         h, first = state
         # `project` has added d, for which s stands at the first step.
         x = torch.addcmul(x, first, self.start_bias - self.feedback.bias)
-        h = self.transfer(torch.addmm(x, h, feedback))
+        h = self.transfer(add_product(x, h, feedback))
         return h, (h, torch.zeros_like(first))
 
 

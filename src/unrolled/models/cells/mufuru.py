@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unrolled.models.bidirectional import Merge
 from unrolled.models.cells.initial import draw_uniform, zero_state
 from unrolled.models.compose import LearnedStart
+from unrolled.models.product import add_product, affine
 from unrolled.models.state import State
 from unrolled.models.types import Probability
 from unrolled.models.unroll import Cell, Projected, Unroll, layered
@@ -66,15 +67,15 @@ class MuFuRuCell(Cell):
 
     def project(self, x: Tensor) -> Projected:
         """`W x + b`."""
-        return self.input(x)  # type: ignore[no-any-return]
+        return affine(x, self.input.weight, self.input.bias)
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, State]:
         """One step."""
         size, h = self.output_size, state
         x_gates, x_value = x.split_with_sizes((self.choices + size, size), 1)
-        gates = torch.addmm(x_gates, h, self.gates.weight.t())
+        gates = add_product(x_gates, h, self.gates.weight)
         logits, reset = gates.split_with_sizes((self.choices, size), 1)
-        value = torch.addmm(x_value, reset.sigmoid() * h, self.value.weight.t()).tanh()
+        value = add_product(x_value, reset.sigmoid() * h, self.value.weight).tanh()
         shares = logits.view(len(h), -1, size).softmax(1)
         h = (shares * self._results(h, value)).sum(1)
         return h, h

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from unrolled.models.bidirectional import Merge
 from unrolled.models.cells.initial import draw_uniform, zero_state
+from unrolled.models.product import affine
 from unrolled.models.state import State
 from unrolled.models.types import Probability
 from unrolled.models.unroll import Cell, Projected, Unroll, layered
@@ -75,13 +76,13 @@ class LayerNormLSTMCell(NormLSTMCell):
     def project(self, x: Tensor) -> Projected:
         """`N(W x) + b`."""
         wide = (4 * self.output_size,)
-        return F.layer_norm(self.input(x), wide, self.gain_input, self.bias, EPSILON)
+        return F.layer_norm(affine(x, self.input.weight), wide, self.gain_input, self.bias, EPSILON)
 
     def forward(self, x: Tensor, state: Any) -> tuple[Tensor, State]:
         """One step."""
         h, c = state
         size = self.output_size
-        from_hidden = torch.mm(h, self.hidden.weight.t())
+        from_hidden = affine(h, self.hidden.weight)
         gates = x + F.layer_norm(from_hidden, (4 * size,), self.gain_hidden, eps=EPSILON)
         c, o = _new_cell(gates, c)
         normal = F.layer_norm(c, (size,), self.gain_cell, self.shift_cell, EPSILON)
@@ -130,13 +131,13 @@ class BatchNormLSTMCell(NormLSTMCell):
 
     def project(self, x: Tensor) -> Projected:
         """`W x`; its statistics belong to the steps."""
-        return self.input(x)  # type: ignore[no-any-return]
+        return affine(x, self.input.weight)
 
     def forward(self, x: Tensor, state: Any) -> tuple[Tensor, State]:
         """One step."""
         h, c, step = state
         slots = step.squeeze(1).clamp(max=len(self.running_mean) - 1)
-        from_hidden = torch.mm(h, self.hidden.weight.t())
+        from_hidden = affine(h, self.hidden.weight)
         if self.training and len(x) > 1:
             x, *of_input = _normalise(x, self.gain_input, self.bias)
             hidden, *of_hidden = _normalise(from_hidden, self.gain_hidden, None)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from unrolled.models.bidirectional import Merge
 from unrolled.models.cells.initial import draw_uniform, zero_state
 from unrolled.models.compose import LearnedStart
+from unrolled.models.product import add_product, affine
 from unrolled.models.state import State
 from unrolled.models.types import Probability
 from unrolled.models.unroll import Cell, Projected, Unroll, layered
@@ -89,17 +90,17 @@ class PeepholeLSTMCell(Cell):
             # The cell's own input has no peephole.
             bias = bias + self.hidden.bias
             bias = bias + torch.cat([peeps[0], torch.zeros_like(peeps[1]), peeps[1]])
-        return F.linear(x, self.input.weight, bias)
+        return affine(x, self.input.weight, bias)
 
     def forward(self, x: Tensor, state: Any) -> tuple[Tensor, State]:
         """One step."""
         h, c, *mask = state
         size = self.output_size
         seen = h * mask[0] if mask else h
-        gates = torch.addmm(x, seen, self.hidden.weight.t())
+        gates = add_product(x, seen, self.hidden.weight)
         input_forget, g, o = gates.split_with_sizes((2 * size, size, size), 1)
         if self.full:
-            input_forget = torch.addmm(input_forget, c, self.peep_input_forget.weight.t())
+            input_forget = add_product(input_forget, c, self.peep_input_forget.weight)
         elif self.diagonal:
             peep_i, peep_f, peep_o = self.peephole.unbind()
             i, f = input_forget.chunk(2, 1)
@@ -110,7 +111,7 @@ class PeepholeLSTMCell(Cell):
             i, f = input_forget.sigmoid().chunk(2, 1)
         c = torch.addcmul(f * c, i, g.tanh())
         if self.full:
-            o = torch.addmm(o, c, self.peep_output.weight.t())
+            o = add_product(o, c, self.peep_output.weight)
         elif self.diagonal:
             o = torch.addcmul(o, peep_o, c)
         h = o.sigmoid() * c.tanh()

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from unrolled.models.bidirectional import Merge
 from unrolled.models.cells.initial import draw_uniform, zero_state
 from unrolled.models.compose import LearnedStart
+from unrolled.models.product import add_product, affine
 from unrolled.models.state import State
 from unrolled.models.types import Probability
 from unrolled.models.unroll import Cell, Projected, Unroll, layered
@@ -65,7 +66,7 @@ class ResetBeforeGRUCell(Cell):
 
     def project(self, x: Tensor) -> Projected:
         """`W x + b`."""
-        return self.input(x)  # type: ignore[no-any-return]
+        return affine(x, self.input.weight, self.input.bias)
 
     def forward(self, x: Tensor, state: Any) -> tuple[Tensor, State]:
         """One step."""
@@ -73,9 +74,9 @@ class ResetBeforeGRUCell(Cell):
         size = self.output_size
         seen = h if mask is None else h * mask
         x_gates, x_value = x.split_with_sizes((2 * size, size), 1)
-        gates = torch.addmm(x_gates, seen, self.gates.weight.t()).sigmoid()
+        gates = add_product(x_gates, seen, self.gates.weight).sigmoid()
         update, reset = gates.chunk(2, 1)
-        value = torch.addmm(x_value, reset * seen, self.value.weight.t()).tanh()
+        value = add_product(x_value, reset * seen, self.value.weight).tanh()
         h = torch.lerp(value, h, update)
         return h, (h if mask is None else (h, mask))
 
