@@ -323,3 +323,11 @@ def test_equal_state_and_value_give_mufuru_a_finite_gradient() -> None:
 def test_operations_of_mufuru_are_named_once() -> None:
     with pytest.raises(ValueError, match=r"^operations: name at least one, and none twice$"):
         MuFuRu(2, 3, operations=("keep", "keep"))
+
+
+def test_gradients_of_mufurus_gradients_are_right() -> None:
+    torch.manual_seed(9)
+    encoder = MuFuRu(2, 2).double()
+    x = torch.randn(2, 2, 2, dtype=torch.float64, requires_grad=True)
+    lengths = torch.tensor([2, 1])
+    assert torch.autograd.gradgradcheck(lambda x: encoder(x, lengths)[0], (x,))

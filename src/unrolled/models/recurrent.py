@@ -7,6 +7,7 @@ B batch, T time, I input size, H hidden size, L layers times directions, D direc
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal, TypeAlias
 
 import torch
@@ -136,6 +137,9 @@ class LSTM(RecurrentEncoder):
             raise ValueError(
                 f"projection_size {projection_size} has to be below hidden_size {hidden_size}"
             )
+        if projection_size is not None:
+            # It says so at every first call (ATen/native/RNN.cpp); there is nothing to be done.
+            warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
         super().__init__(
             nn.LSTM(
                 input_size,

@@ -8,7 +8,7 @@ tanh as in the paper and Element-Research's README; its code used the sigmoid fo
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -28,9 +28,81 @@ Operation: TypeAlias = Literal[
 """Of the state h and the new value v: h, v, h v, h - v, 0, sqrt|h - v| / 4, max, min."""
 
 
-def _square_root(difference: Tensor) -> Tensor:
-    # Its slope at zero is infinite; the constant, far below any rounding, keeps it finite.
-    return 0.25 * (difference.abs() + 1e-24).sqrt()
+_TINY = 1e-24
+"""Far below any rounding; keeps the slope of the square root finite where h = v."""
+
+
+def _results(h: Tensor, v: Tensor, operations: tuple[Operation, ...]) -> Tensor:
+    """What each operation gives, `[batch, operation, hidden]`."""
+    results = {
+        "keep": lambda: h,
+        "replace": lambda: v,
+        "mul": lambda: h * v,
+        "diff": lambda: h - v,
+        "forget": lambda: torch.zeros_like(h),
+        "sqrt_diff": lambda: 0.25 * ((h - v).abs() + _TINY).sqrt(),
+        "max": lambda: torch.maximum(h, v),
+        "min": lambda: torch.minimum(h, v),
+    }
+    return torch.stack([results[name]() for name in operations], 1)
+
+
+class _Mix(torch.autograd.Function):
+    """The state from the choices' sums: written out because the gradient step by step costs twice.
+
+    With `w_k = p_k dh'`, the gradient of the sums is `w_k (op_k - h')`, those of h and v are the
+    sums over k of w_k and the slope of op_k.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, h: Tensor, v: Tensor, operations: tuple[Operation, ...]
+    ) -> Tensor:
+        shares = logits.view(len(h), -1, h.shape[1]).softmax(1)
+        results = _results(h, v, operations)
+        new = (shares * results).sum(1)
+        ctx.save_for_backward(logits, h, v, shares, results, new)
+        ctx.operations = operations
+        return new
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        logits, h, v, shares, results, new = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # Gradients of gradients: step by step, from the inputs.
+            again = logits.view(len(h), -1, h.shape[1]).softmax(1)
+            mixed = (again * _results(h, v, ctx.operations)).sum(1)
+            needed = [t for t in (logits, h, v) if t.requires_grad]
+            found = iter(torch.autograd.grad(mixed, needed, gradients, create_graph=True))
+            return *(next(found) if t.requires_grad else None for t in (logits, h, v)), None
+        weighted = shares * gradients[0].unsqueeze(1)
+        of_logits = (results - new.unsqueeze(1)).mul_(weighted).flatten(1)
+        of_h, of_v = torch.zeros_like(h), torch.zeros_like(v)
+        sign = torch.sign(h - v)
+        for w, result, name in zip(
+            weighted.unbind(1), results.unbind(1), ctx.operations, strict=True
+        ):
+            if name == "keep":
+                of_h += w
+            elif name == "replace":
+                of_v += w
+            elif name == "mul":
+                of_h.addcmul_(w, v)
+                of_v.addcmul_(w, h)
+            elif name == "diff":
+                of_h += w
+                of_v -= w
+            elif name == "sqrt_diff":
+                slope = (w * sign).div_(result).mul_(1 / 32)
+                of_h += slope
+                of_v -= slope
+            elif name != "forget":
+                # The larger or the smaller of the two takes it; equal ones take half each.
+                larger, smaller = (of_h, of_v) if name == "max" else (of_v, of_h)
+                part = torch.addcmul(w, w, sign).mul_(0.5)
+                larger += part
+                smaller += w - part
+        return of_logits, of_h, of_v, None
 
 
 class MuFuRuCell(Cell):
@@ -76,23 +148,8 @@ class MuFuRuCell(Cell):
         gates = add_product(x_gates, h, self.gates.weight)
         logits, reset = gates.split_with_sizes((self.choices, size), 1)
         value = add_product(x_value, reset.sigmoid() * h, self.value.weight).tanh()
-        shares = logits.view(len(h), -1, size).softmax(1)
-        h = (shares * self._results(h, value)).sum(1)
+        h = _Mix.apply(logits, h, value, self.operations)  # type: ignore[no-untyped-call]
         return h, h
-
-    def _results(self, h: Tensor, v: Tensor) -> Tensor:
-        difference = h - v
-        results = {
-            "keep": lambda: h,
-            "replace": lambda: v,
-            "mul": lambda: h * v,
-            "diff": lambda: difference,
-            "forget": lambda: torch.zeros_like(h),
-            "sqrt_diff": lambda: _square_root(difference),
-            "max": lambda: torch.maximum(h, v),
-            "min": lambda: torch.minimum(h, v),
-        }
-        return torch.stack([results[name]() for name in self.operations], 1)
 
 
 class MuFuRu(Unroll):
