@@ -24,15 +24,14 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x W^T + b`: `[N, input]` to `[N, output]`."""
     if not _faster(x, weight):
         return F.linear(x, weight, bias)
-    product: Tensor = _Product.apply(x, weight)  # type: ignore[no-untyped-call]
-    return product if bias is None else product + bias
+    return _Product.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def add_product(base: Tensor, h: Tensor, weight: Tensor) -> Tensor:
     """`base + h W^T`: `[N, output]` and `[N, hidden]` to `[N, output]`."""
     if not _faster(h, weight):
         return torch.addmm(base, h, weight.t())
-    product: Tensor = _Product.apply(h, weight)  # type: ignore[no-untyped-call]
+    product: Tensor = _Product.apply(h, weight, None)  # type: ignore[no-untyped-call]
     return base + product
 
 
@@ -59,15 +58,21 @@ def _multiply(a: Tensor, b: Tensor) -> Tensor:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _multiply(x, weight)
+        product: Tensor = _onednn(x, weight, bias, "none", [], "")
+        return product
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         (gradient,) = gradients
-        needs_x, needs_weight = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         of_x = _multiply(gradient, weight.t()) if needs_x else None
-        of_weight = _multiply(gradient.t(), x.t()) if needs_weight else None
-        return of_x, of_weight
+        of_weight = None
+        if needs_weight and x.shape[1] < gradient.shape[1]:
+            # The first factor is copied when it is transposed: take the smaller one.
+            of_weight = _multiply(x.t(), gradient.t()).t()
+        elif needs_weight:
+            of_weight = _multiply(gradient.t(), x.t())
+        return of_x, of_weight, gradient.sum(0) if needs_bias else None
