@@ -293,3 +293,62 @@ def test_the_nonlinearity_of_the_simple_network_is_the_one_asked_for() -> None:
     before = x @ relu.layer.weight_ih_l0.T + relu.layer.bias_ih_l0 + relu.layer.bias_hh_l0
     torch.testing.assert_close(relu.step(x)[0], before.relu())
     torch.testing.assert_close(tanh.step(x)[0], before.tanh())
+
+
+@law
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.booleans(), st.integers(1, 2))
+def test_a_projection_is_the_output_and_is_fed_back(
+    lengths: list[int], bidirectional: bool, num_layers: int
+) -> None:
+    torch.manual_seed(sum(lengths))
+    encoder = LSTM(INPUT, HIDDEN, num_layers, bidirectional, projection_size=2).double()
+    plain = nn.LSTM(
+        INPUT, HIDDEN, num_layers, batch_first=True, bidirectional=bidirectional, proj_size=2
+    ).double()
+    plain.load_state_dict(encoder.layer.state_dict())
+    x = torch.randn(len(lengths), max(lengths), INPUT, dtype=torch.float64)
+    start = encoder.start(len(lengths), x)
+    outputs, (hidden, cell) = encoder(x, torch.tensor(lengths), start)
+    assert outputs.shape[-1] == encoder.output_size == (4 if bidirectional else 2)
+    for i, length in enumerate(lengths):
+        alone, (hidden_alone, cell_alone) = plain(x[i : i + 1, :length])
+        torch.testing.assert_close(outputs[i, :length], alone[0], **TOLERANCE)
+        torch.testing.assert_close(hidden[:, i : i + 1], hidden_alone, **TOLERANCE)
+        torch.testing.assert_close(cell[:, i : i + 1], cell_alone, **TOLERANCE)
+
+
+def test_chrono_biases_spread_the_memory_over_the_longest_dependency() -> None:
+    torch.manual_seed(0)
+    size = 1000
+    layer = LSTM(1, size, forget_bias="chrono", max_time=101).layer
+    total = (layer.bias_ih_l0 + layer.bias_hh_l0).detach()
+    forget, steps = total[size : 2 * size], total[size : 2 * size].exp()
+    torch.testing.assert_close(total[:size], -forget, rtol=0.0, atol=0.0)
+    # U(1, 100): its ends, mean and standard deviation.
+    assert 1.0 <= float(steps.min()) < 1.5
+    assert 99.5 < float(steps.max()) <= 100.01
+    assert float(steps.mean()) == pytest.approx(50.5, rel=0.05)
+    assert float(steps.std()) == pytest.approx(99 / 12**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"forget_bias": "chrono"}, "forget_bias='chrono' and max_time need each other"),
+        ({"max_time": 9}, "forget_bias='chrono' and max_time need each other"),
+        ({"forget_bias": "chrono", "max_time": 2}, "max_time is 2; chrono needs at least 3 steps"),
+        ({"projection_size": 4}, "projection_size 4 has to be below hidden_size 4"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        LSTM(INPUT, HIDDEN, **options)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_start_is_what_no_state_means(kind: str, bidirectional: bool) -> None:
+    encoder = KINDS[kind][0](INPUT, HIDDEN, 2, bidirectional)
+    assert encoder.causal is not bidirectional
+    x, lengths = torch.randn(3, 4, INPUT), torch.tensor([4, 2, 3])
+    assert torch.equal(encoder(x, lengths)[0], encoder(x, lengths, encoder.start(3, x))[0])

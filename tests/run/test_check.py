@@ -62,6 +62,7 @@ def test_defaults_of_the_classes_are_written_out() -> None:
     assert config["model"] == {
         "_target_": "unrolled.models.recurrent.LSTM", "hidden_size": 24, "num_layers": 1,
         "bidirectional": False, "dropout": 0.0, "forget_bias": 1.0, "init": "torch",
+            "merge": "concat",
     }  # fmt: skip
     assert config["data"]["length"] == 20
     assert config["scheduler"]["total_steps"] == config["trainer"]["max_steps"]

@@ -7,6 +7,7 @@ B batch, T time, I input size, H hidden size, L layers times directions, D direc
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal, TypeAlias
 
 import torch
@@ -14,10 +15,14 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from unrolled.models.bidirectional import NO_STEP, Merge, merge_directions, merged_size
 from unrolled.models.types import Probability
 
 State: TypeAlias = Tensor | tuple[Tensor, Tensor]
-"""`[L, B, H]`: the hidden state, for the LSTM a pair of hidden state and cell."""
+"""`[L, B, H]`: the hidden state, for the LSTM a pair of hidden state and cell.
+
+With a projection the hidden state has its size, the cell still the hidden size.
+"""
 
 
 class RecurrentEncoder(nn.Module):
@@ -28,12 +33,26 @@ class RecurrentEncoder(nn.Module):
 
     Args:
         layer: torch's layer, `batch_first`.
+        merge: How the two directions of the last layer are put together; between layers they
+            stand side by side.
     """
 
-    def __init__(self, layer: nn.RNNBase) -> None:
+    def __init__(self, layer: nn.RNNBase, merge: str = "concat") -> None:
         super().__init__()
         self.layer = layer
-        self.output_size = layer.hidden_size * (2 if layer.bidirectional else 1)
+        self.merge = merge
+        self.causal = not layer.bidirectional
+        size = layer.proj_size or layer.hidden_size
+        self.output_size = merged_size(size, layer.bidirectional, merge)
+
+    def start(self, batch_size: int, like: Tensor) -> State:
+        """The state before the first step, zeros with the dtype and device of `like`."""
+        layer = self.layer
+        layers = layer.num_layers * (2 if layer.bidirectional else 1)
+        hidden = like.new_zeros(layers, batch_size, layer.proj_size or layer.hidden_size)
+        if not isinstance(layer, nn.LSTM):
+            return hidden
+        return hidden, like.new_zeros(layers, batch_size, layer.hidden_size)
 
     def forward(
         self, x_BTI: Tensor, lengths: Tensor, state: State | None = None
@@ -52,11 +71,17 @@ class RecurrentEncoder(nn.Module):
         # Packing costs a sort and two copies; sequences of one length do without.
         if int(lengths.min()) == time:
             outputs, state = self.layer(x_BTI, state)
-            return outputs, state
+            return self._merge(outputs), state
         packed = pack_padded_sequence(x_BTI, lengths, batch_first=True, enforce_sorted=False)
         packed, state = self.layer(packed, state)
         outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=time)
-        return outputs, state
+        return self._merge(outputs), state
+
+    def _merge(self, outputs: Tensor) -> Tensor:
+        if self.causal or self.merge == "concat":
+            return outputs
+        forward, backward = outputs.chunk(2, -1)
+        return merge_directions(forward, backward, self.merge)
 
     def step(self, x_BI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One step: `[batch, input]` to `[batch, output_size]` and the new state.
@@ -65,7 +90,7 @@ class RecurrentEncoder(nn.Module):
             ValueError: For a bidirectional encoder, which needs the future.
         """
         if self.layer.bidirectional:
-            raise ValueError("a bidirectional encoder can't go step by step: it reads the future")
+            raise ValueError(NO_STEP)
         outputs, state = self.layer(x_BI.unsqueeze(1), state)
         return outputs.squeeze(1), state
 
@@ -77,12 +102,18 @@ class LSTM(RecurrentEncoder):
         input_size: Channels of the input.
         hidden_size: Units of each layer and direction.
         num_layers: Layers on top of each other.
-        bidirectional: Read each sequence in both directions; the outputs stand side by side.
+        bidirectional: Read each sequence in both directions.
         dropout: Between layers, share of the units set to zero in training.
         forget_bias: The forget gates' bias at the start; None keeps torch's uniform draw. 1 lets
-            the cell keep what it has from the first update on (Jozefowicz et al. 2015).
+            the cell keep what it has from the first update on (Jozefowicz et al. 2015). `chrono`
+            spreads the units' memory over 1 .. max_time steps: log of U(1, max_time - 1), and the
+            input gates' bias its negative (Tallec & Ollivier 2018).
         init: Start of the weights: torch's uniform draw, or `glorot` (TensorFlow's default, with
             zero biases).
+        merge: How the two directions of the last layer are put together.
+        projection_size: A linear map of the hidden state to so many channels, which are the output
+            and are fed back (Sak et al. 2014); None goes without.
+        max_time: Of `chrono`: steps of the longest dependency, at least 3.
     """
 
     def __init__(
@@ -92,9 +123,23 @@ class LSTM(RecurrentEncoder):
         num_layers: PositiveInt = 1,
         bidirectional: bool = False,
         dropout: Probability = 0.0,
-        forget_bias: float | None = 1.0,
+        forget_bias: float | Literal["chrono"] | None = 1.0,
         init: Literal["torch", "glorot"] = "torch",
+        merge: Merge = "concat",
+        projection_size: PositiveInt | None = None,
+        max_time: PositiveInt | None = None,
     ) -> None:
+        if (forget_bias == "chrono") != (max_time is not None):
+            raise ValueError("forget_bias='chrono' and max_time need each other")
+        if max_time is not None and max_time < 3:
+            raise ValueError(f"max_time is {max_time}; chrono needs at least 3 steps")
+        if projection_size is not None and projection_size >= hidden_size:
+            raise ValueError(
+                f"projection_size {projection_size} has to be below hidden_size {hidden_size}"
+            )
+        if projection_size is not None:
+            # It says so at every first call (ATen/native/RNN.cpp); there is nothing to be done.
+            warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
         super().__init__(
             nn.LSTM(
                 input_size,
@@ -103,16 +148,29 @@ class LSTM(RecurrentEncoder):
                 batch_first=True,
                 bidirectional=bidirectional,
                 dropout=dropout,
-            )
+                proj_size=projection_size or 0,
+            ),
+            merge,
         )
         _initialise(self.layer, init)
-        if forget_bias is not None:
-            # torch orders the gates input, forget, cell, output and has two biases for each.
-            with torch.no_grad():
-                for name, bias in self.layer.named_parameters():
-                    if "bias" in name:
-                        value = forget_bias if "bias_ih" in name else 0.0
-                        bias[hidden_size : 2 * hidden_size] = value
+        if forget_bias is None:
+            return
+        # torch orders the gates input, forget, cell, output and has two biases for each.
+        input_gates, forget_gates = slice(hidden_size), slice(hidden_size, 2 * hidden_size)
+        with torch.no_grad():
+            for name, bias in self.layer.named_parameters():
+                if "bias_hh" in name:
+                    bias[forget_gates] = 0.0
+                    if max_time is not None:
+                        bias[input_gates] = 0.0
+                elif "bias_ih" in name:
+                    if isinstance(forget_bias, str):
+                        assert max_time is not None
+                        steps = torch.empty(hidden_size).uniform_(1.0, max_time - 1.0)
+                        bias[forget_gates] = steps.log()
+                        bias[input_gates] = -bias[forget_gates]
+                    else:
+                        bias[forget_gates] = forget_bias
 
 
 class GRU(RecurrentEncoder):
@@ -122,9 +180,10 @@ class GRU(RecurrentEncoder):
         input_size: Channels of the input.
         hidden_size: Units of each layer and direction.
         num_layers: Layers on top of each other.
-        bidirectional: Read each sequence in both directions; the outputs stand side by side.
+        bidirectional: Read each sequence in both directions.
         dropout: Between layers, share of the units set to zero in training.
         init: Start of the weights: torch's uniform draw, or `glorot` with zero biases.
+        merge: How the two directions of the last layer are put together.
     """
 
     def __init__(
@@ -135,6 +194,7 @@ class GRU(RecurrentEncoder):
         bidirectional: bool = False,
         dropout: Probability = 0.0,
         init: Literal["torch", "glorot"] = "torch",
+        merge: Merge = "concat",
     ) -> None:
         super().__init__(
             nn.GRU(
@@ -144,7 +204,8 @@ class GRU(RecurrentEncoder):
                 batch_first=True,
                 bidirectional=bidirectional,
                 dropout=dropout,
-            )
+            ),
+            merge,
         )
         _initialise(self.layer, init)
 
@@ -156,10 +217,11 @@ class RNN(RecurrentEncoder):
         input_size: Channels of the input.
         hidden_size: Units of each layer and direction.
         num_layers: Layers on top of each other.
-        bidirectional: Read each sequence in both directions; the outputs stand side by side.
+        bidirectional: Read each sequence in both directions.
         dropout: Between layers, share of the units set to zero in training.
         nonlinearity: Of the hidden units.
         init: Start of the weights: torch's uniform draw, or `glorot` with zero biases.
+        merge: How the two directions of the last layer are put together.
     """
 
     def __init__(
@@ -171,6 +233,7 @@ class RNN(RecurrentEncoder):
         dropout: Probability = 0.0,
         nonlinearity: Literal["tanh", "relu"] = "tanh",
         init: Literal["torch", "glorot"] = "torch",
+        merge: Merge = "concat",
     ) -> None:
         super().__init__(
             nn.RNN(
@@ -181,7 +244,8 @@ class RNN(RecurrentEncoder):
                 batch_first=True,
                 bidirectional=bidirectional,
                 dropout=dropout,
-            )
+            ),
+            merge,
         )
         _initialise(self.layer, init)
 
@@ -201,3 +265,5 @@ def _initialise(layer: nn.RNNBase, init: str) -> None:
             bound = (6.0 / (fan_in + fan_out)) ** 0.5
             nn.init.uniform_(w_ih, -bound, bound)
             nn.init.uniform_(w_hh, -bound, bound)
+            if layer.proj_size:
+                nn.init.xavier_uniform_(getattr(layer, f"weight_hr_l{index}{direction}"))

@@ -25,6 +25,8 @@ _OF_THE_RUN = {"run_dir", "config", "monitor", "monitor_mode", "main_metric"}
 SUPPLIED: dict[tuple[str, ...], set[str]] = {
     ("embedding",): {"schema"},
     ("model",): {"input_size"},
+    # An encoder inside an encoder, which builds it.
+    ("model", "*"): {"input_size"},
     ("readout",): {"input_size"},
     ("head",): {"input_size", "num_classes", "target_mean", "target_std", "class_counts"},
     ("optimizer",): {"params"},

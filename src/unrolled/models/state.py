@@ -1,0 +1,46 @@
+"""The state that an encoder carries from one call to the next: a tensor, or a tuple of states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+State: TypeAlias = "Tensor | tuple[State, ...]"
+"""Of an encoder each tensor is `[layers, batch, ...]`, of a cell `[batch, ...]`."""
+
+
+def map_state(function: Callable[..., Tensor], *states: State) -> State:
+    """Apply a function to each tensor of a state, or to the matching tensors of several.
+
+    Raises:
+        ValueError: When the states are not built alike.
+    """
+    first = states[0]
+    if isinstance(first, Tensor):
+        if not all(isinstance(s, Tensor) for s in states):
+            raise ValueError("the states are not built alike: a tensor stands beside a tuple")
+        return function(*states)
+    return tuple(map_state(function, *parts) for parts in zip(*states, strict=True))
+
+
+def detach_state(state: State) -> State:
+    """The same values, of which no gradient flows back: the end of truncated backpropagation."""
+    return map_state(lambda s: s.detach(), state)
+
+
+def select_rows(state: State, rows: Tensor) -> State:
+    """The state of some sequences of an encoder's batch, in the order of `rows`."""
+    return map_state(lambda s: s.index_select(1, rows), state)
+
+
+def stack_layers(states: list[State]) -> State:
+    """The states of several cells, `[batch, ...]`, as one of an encoder, `[layers, batch, ...]`."""
+    return map_state(lambda *layers: torch.stack(layers), *states)
+
+
+def split_layers(state: State, layers: int) -> list[State]:
+    """The opposite of `stack_layers`."""
+    return [map_state(lambda s, k=k: s[k], state) for k in range(layers)]
