@@ -19,7 +19,7 @@ def gradients(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
     return [y, z, *first, *second]
 
 
-@pytest.mark.parametrize("rows", [3, 100])
+@pytest.mark.parametrize("rows", [3, 200])
 def test_products_and_gradients_are_those_of_float64(rows: int) -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(rows, 120) / 11, torch.randn(130, 120) / 11, torch.randn(130)
@@ -33,15 +33,15 @@ def test_products_and_gradients_are_those_of_float64(rows: int) -> None:
 
 @pytest.mark.skipif(product._onednn is None, reason="torch was built without oneDNN")
 def test_large_products_on_the_cpu_are_onednns() -> None:
-    y = affine(torch.randn(100, 120, requires_grad=True), torch.randn(130, 120))
+    y = affine(torch.randn(200, 120, requires_grad=True), torch.randn(130, 120))
     assert y.grad_fn is not None
     assert y.grad_fn.name() == "_ProductBackward"
     small = affine(torch.randn(3, 120, requires_grad=True), torch.randn(130, 120))
     assert small.grad_fn is not None
-    assert small.grad_fn.name() == "TBackward0" or "Product" not in small.grad_fn.name()
+    assert "Product" not in small.grad_fn.name()
 
 
 def test_autocast_is_left_to_torch() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        y = affine(torch.randn(100, 120), torch.randn(130, 120))
+        y = affine(torch.randn(200, 120), torch.randn(130, 120))
     assert y.dtype == torch.bfloat16

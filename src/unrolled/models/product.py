@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_SMALLEST = 2**20
+_SMALLEST = 2**21
 """Multiplications from which on oneDNN gains more than the detour costs."""
 
 _onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -38,7 +38,7 @@ def add_product(base: Tensor, h: Tensor, weight: Tensor) -> Tensor:
 def _faster(x: Tensor, weight: Tensor) -> bool:
     return (
         _onednn is not None
-        and x.numel() * weight.shape[0] > _SMALLEST
+        and x.numel() * weight.shape[0] >= _SMALLEST
         and x.dim() == 2
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32

@@ -3,6 +3,9 @@
 Element-Research's MaskZero. Its output is zero, and what comes after it starts afresh. A sequence
 whose last steps are all zero has the output zero at its last step, so the read-out `last` gives
 zero: pad on the left, or give the lengths without the padding (which is what `hold` is).
+
+It is the encoder's input that has to be zero, so the embedding must map these steps to zero: one
+that takes numbers as they are does, a learned vector or a linear map with a bias does not.
 """
 
 from __future__ import annotations
