@@ -103,14 +103,26 @@ def evaluate_command(
 @app.command("predict")
 def predict_command(
     run_dir: RunDir,
-    input: Annotated[Path, typer.Option(help="Parquet or CSV with new sequences.")],
-    output: Annotated[Path, typer.Option(help="Parquet or CSV for the predictions.")],
+    input: Annotated[
+        Path | None, typer.Option(help="Parquet or CSV with new sequences.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Parquet or CSV for the predictions.", show_default=False)
+    ] = None,
+    sequence: Annotated[
+        str | None, typer.Option(help="One sequence, typed: 01101...", show_default=False)
+    ] = None,
 ) -> None:
-    """Predict new sequences with a run's best checkpoint."""
-    from unrolled.run.predict import predict
+    """Predict new sequences with a run's best checkpoint: a file's, or one that is typed."""
+    from unrolled.run.predict import predict, predict_one
 
-    count = predict(run_dir, input, output)
-    typer.echo(f"{count:,} predictions in {output}")
+    if sequence is not None and input is None and output is None:
+        for name, value in predict_one(run_dir, sequence).items():
+            typer.echo(f"{name}: {value}")
+    elif sequence is None and input is not None and output is not None:
+        typer.echo(f"{predict(run_dir, input, output):,} predictions in {output}")
+    else:
+        raise UserError("give --input FILE and --output FILE, or --sequence TEXT")
 
 
 def _version(wanted: bool) -> None:

@@ -62,6 +62,14 @@ class SequenceData(lightning.LightningDataModule, ABC):
             UserError: When the file does not fit the schema.
         """
 
+    def parse(self, text: str) -> tuple[pa.Table, Source]:
+        """A new sequence that is typed, as `read` gives those of a file.
+
+        Raises:
+            UserError: Where sequences can't be typed.
+        """
+        raise UserError("sequences of these data can't be typed; hand in a file with --input")
+
     def further_tests(self) -> dict[str, Source]:
         """Test sets beside the test split, by name: other lengths than were trained on."""
         return {}

@@ -189,14 +189,24 @@ class TextData(SequenceData):
         """
         table = read_text_columns(path)
         require_column("text", dict.fromkeys(table.column_names, ""), path, "the task next_word")
-        texts = table["text"].cast(pa.string()).combine_chunks()
+        return self._parsed(table["text"].cast(pa.string()).combine_chunks(), f"{path}: ")
+
+    def parse(self, text: str) -> tuple[pa.Table, TensorSequences]:
+        """One text.
+
+        Raises:
+            UserError: When it is empty.
+        """
+        return self._parsed(pa.array([text]), "--sequence: ")
+
+    def _parsed(self, texts: pa.Array, where: str) -> tuple[pa.Table, TensorSequences]:
         lists = split_symbols(texts, getattr(self.symbols, "level", "word"))
         lengths = pc.list_value_length(lists)
         empty = pc.fill_null(pc.less(lengths, 1), True)
         empty = pc.or_(empty, pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0))
         if len(texts) == 0 or pc.any(empty).as_py():
             row = pc.index(empty, True).as_py() if len(texts) else 0
-            raise UserError(f"{path}: column 'text', row {row + 1}: there is no text")
+            raise UserError(f"{where}row {row + 1} of 'text': there is no text")
         ids = encode_symbols(lists.flatten(), pa.array(self.vocabulary))
         sizes = torch.from_numpy(lengths.to_numpy(zero_copy_only=False).copy()).long()
         real = torch.arange(int(sizes.max())) < sizes.unsqueeze(1)

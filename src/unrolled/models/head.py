@@ -171,17 +171,24 @@ class RegressionHead(Head):
     Args:
         input_size: Channels of the vector.
         num_classes: The target is 0 .. num_classes - 1.
+        offset: Whether there is a bias and the middle as origin. Without, the vector zero is the
+            target zero, so that with a sum over the steps each step adds its part: what was learned
+            of one length holds for others.
     """
 
     def __init__(
         self,
         input_size: PositiveInt,
         num_classes: Annotated[int, Field(ge=2)],
+        offset: bool = True,
     ) -> None:
         super().__init__(input_size, 1, num_classes)
+        self.origin = 0.5 if offset else 0.0
+        if not offset:
+            self.linear = nn.Linear(input_size, 1, bias=False)
 
     def _value(self, outputs: Tensor) -> Tensor:
-        return (self.num_classes - 1) * (0.5 + outputs.squeeze(-1))
+        return (self.num_classes - 1) * (self.origin + outputs.squeeze(-1))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Squared error, in classes squared."""

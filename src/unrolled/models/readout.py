@@ -62,6 +62,18 @@ class Mean(nn.Module):
         return outputs.sum(1) / lengths.to(outputs.device, non_blocking=True).unsqueeze(1)
 
 
+class Sum(nn.Module):
+    """The sum over each sequence's steps: what is counted grows with the length."""
+
+    def __init__(self, input_size: PositiveInt) -> None:
+        super().__init__()
+        self.output_size = input_size
+
+    def forward(self, outputs: Tensor, lengths: Tensor) -> Tensor:
+        """`[batch, time, size]` to `[batch, size]`."""
+        return outputs.sum(1)
+
+
 class Max(nn.Module):
     """The largest value of each channel over a sequence's steps."""
 

@@ -5,10 +5,18 @@ What can be wrong with the arguments is looked at before torch is imported.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from unrolled.data.tables import scan, table_format, write_table
 from unrolled.run.directory import RunDirectory
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from unrolled.data.batching import Source
+    from unrolled.data.module import SequenceData
 
 
 def predict(run_dir: Path, input_path: Path, output_path: Path) -> int:
@@ -27,6 +35,28 @@ def predict(run_dir: Path, input_path: Path, output_path: Path) -> int:
     """
     table_format(output_path)
     scan(input_path)
+    table = _predict(run_dir, lambda data: data.read(input_path))
+    write_table(table, output_path)
+    return len(table)
+
+
+def predict_one(run_dir: Path, text: str) -> dict[str, Any]:
+    """Predict a sequence that was typed.
+
+    Returns:
+        The columns of the prediction by name.
+
+    Raises:
+        UserError: When the run is not usable, or the text no sequence of its data.
+    """
+    table = _predict(run_dir, lambda data: data.parse(text))
+    row: dict[str, Any] = table.to_pylist()[0]
+    return row
+
+
+def _predict(
+    run_dir: Path, sequences: Callable[[SequenceData], tuple[pa.Table, Source]]
+) -> pa.Table:
     run = RunDirectory.open(run_dir)
     checkpoint = run.best_checkpoint()
 
@@ -34,9 +64,8 @@ def predict(run_dir: Path, input_path: Path, output_path: Path) -> int:
     from unrolled.run.predictions import predict_source
 
     _, data, task = load_run(run.config(), run, checkpoint)
-    names, source = data.read(input_path)
+    names, source = sequences(data)
     table = predict_source(task, source, data.eval_batch_size)
     for index, name in enumerate(names.column_names):
         table = table.add_column(index, name, names[name])
-    write_table(table, output_path)
-    return len(table)
+    return table

@@ -15,6 +15,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from unrolled.data.batch import SequenceBatch
+from unrolled.data.batching import Source
 from unrolled.data.module import SequenceData, Split
 from unrolled.data.schema import Numeric, Schema
 from unrolled.data.tables import read_text_columns, require_column
@@ -61,6 +62,7 @@ class BitcountData(SequenceData):
         val_size: Validation strings; None takes a fifth of `train_size`; 0 goes without.
         test_size: Test strings; None takes all that are left, or 1,000,000 others where there are
             more than 2^22 strings in all.
+        test_lengths: Further test sets of 10,000 random strings of one length each.
         batch_size: Strings of an optimizer step, over all processes.
         eval_batch_size: Strings of a validation or test batch, over all processes.
         shuffle: A new order of the training strings each epoch.
@@ -73,6 +75,7 @@ class BitcountData(SequenceData):
         train_size: PositiveInt | None = None,
         val_size: NonNegativeInt | None = None,
         test_size: PositiveInt | None = None,
+        test_lengths: list[PositiveInt] = [],  # noqa: B006  # The signature is the schema.
         batch_size: PositiveInt = 200,
         eval_batch_size: PositiveInt = 8192,
         shuffle: bool = True,
@@ -83,6 +86,7 @@ class BitcountData(SequenceData):
         self.train_size = train_size or min(10_000, 2 ** (length - 1))
         self.val_size = self.train_size // 5 if val_size is None else val_size
         self.test_size = test_size
+        self.test_lengths = list(test_lengths)
         used = self.train_size + self.val_size
         if used + (test_size or 1) > 2**length:
             raise UserError(
@@ -93,8 +97,8 @@ class BitcountData(SequenceData):
 
     @property
     def schema(self) -> Schema:
-        """One numeric feature, `bit`; the classes are the counts 0 .. length."""
-        return Schema((Numeric("bit"),), self.length + 1)
+        """One numeric feature, `bit`; the classes are the counts 0 .. the longest length."""
+        return Schema((Numeric("bit"),), max(self.length, *self.test_lengths, 0) + 1)
 
     def setup(self, stage: str | None = None) -> None:
         """Draw the strings; the same on every process."""
@@ -109,6 +113,16 @@ class BitcountData(SequenceData):
         """The strings of a split."""
         self.setup()
         return BitStrings(*self._splits[split], self.device)
+
+    def further_tests(self) -> dict[str, Source]:
+        """Random strings of the further lengths."""
+        tests: dict[str, Source] = {}
+        for length in self.test_lengths:
+            random = torch.Generator().manual_seed(1_000 * self.seed + length)
+            bits = torch.randint(2, (10_000, length), generator=random, dtype=torch.uint8)
+            lengths = torch.full((len(bits),), length)
+            tests[f"length_{length}"] = BitStrings(bits, lengths, self.device)
+        return tests
 
     def _all_strings(self) -> Tensor:
         """Distinct strings in a random order, `[string, time]` uint8."""
@@ -145,6 +159,17 @@ class BitcountData(SequenceData):
         column = table["bits"].cast(pa.string()).combine_chunks()
         if len(column) == 0:
             raise UserError(f"{path}: the file has no rows")
+        return self._parsed(column, f"{path}: column 'bits'")
+
+    def parse(self, text: str) -> tuple[pa.Table, BitStrings]:
+        """One string of `0` and `1`.
+
+        Raises:
+            UserError: When it is anything else.
+        """
+        return self._parsed(pa.array([text]), "--sequence")
+
+    def _parsed(self, column: pa.Array, where: str) -> tuple[pa.Table, BitStrings]:
         fits = pc.and_(
             pc.match_substring_regex(column, r"\A[01]+\z"),
             pc.equal(pc.utf8_length(column), self.length),
@@ -153,7 +178,7 @@ class BitcountData(SequenceData):
         if pc.any(wrong).as_py():
             row = pc.index(wrong, True).as_py()
             raise UserError(
-                f"{path}: column 'bits', row {row + 1}: {column[row].as_py()!r} is not a string of "
+                f"{where}, row {row + 1}: {column[row].as_py()!r} is not a string of "
                 f"{self.length} bits, 0 or 1, as the run was trained on ("
                 f"{pc.sum(wrong).as_py():,} of {len(column):,} rows are not)"
             )

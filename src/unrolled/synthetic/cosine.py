@@ -24,7 +24,7 @@ class Cosine(SequenceGenerator):
 
     def __init__(
         self,
-        length: PositiveInt = 100,
+        length: PositiveInt = 50,
         points: PositiveInt = 2_000,
         step: PositiveFloat = 200 / 1_999,
     ) -> None:

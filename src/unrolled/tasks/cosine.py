@@ -25,8 +25,8 @@ class Cosine(Regression):
     Args:
         model: From a batch to the outputs of its head.
         free_run_steps: Longest free run; a model that lasts this long scores it.
-        free_run_mode: `carry` reads each prediction once and keeps the state; `window` reads the
-            last window anew for each step, as the tutorial did.
+        free_run_mode: `window` reads the last window anew for each step, as the tutorial did;
+            `carry` reads each prediction once and keeps the state, for models trained so.
         tolerance: Absolute error at which the run has left the curve.
         **options: As every task has.
     """
@@ -40,7 +40,7 @@ class Cosine(Regression):
         loss_reduction: Literal["mean", "sum"] = "mean",
         over_time: Literal["mean", "sum"] = "mean",
         free_run_steps: PositiveInt = 2_000,
-        free_run_mode: Literal["carry", "window"] = "carry",
+        free_run_mode: Literal["window", "carry"] = "window",
         tolerance: PositiveFloat = 0.1,
     ) -> None:
         super().__init__(model, optimizer, scheduler, regularizers, loss_reduction, over_time)
