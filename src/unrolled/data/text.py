@@ -112,7 +112,8 @@ def split_symbols(texts: pa.Array, level: str) -> pa.ListArray:
     """Texts as lists of words or characters."""
     if level == "word":
         return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts))
-    return pc.split_pattern_regex(texts, "").cast(pa.list_(pa.string()))
+    # Arrow's own split does not come to an end with an empty pattern.
+    return pa.array([list(text) for text in texts.to_pylist()], pa.list_(pa.string()))
 
 
 def encode_symbols(symbols: pa.Array, vocabulary: pa.Array) -> Tensor:
@@ -189,14 +190,18 @@ class TextData(SequenceData):
         """
         table = read_text_columns(path)
         require_column("text", dict.fromkeys(table.column_names, ""), path, "the task next_word")
-        texts = table["text"].cast(pa.string()).combine_chunks()
-        lists = split_symbols(texts, getattr(self.symbols, "level", "word"))
-        lengths = pc.list_value_length(lists)
-        empty = pc.fill_null(pc.less(lengths, 1), True)
-        empty = pc.or_(empty, pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0))
+        try:
+            texts = table["text"].cast(pa.string()).combine_chunks()
+        except pa.ArrowException:
+            raise UserError(f"{path}: column 'text' must hold texts") from None
+        # A CSV's empty field is null.
+        filled = pc.fill_null(texts, "")
+        empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(filled)), 0)
         if len(texts) == 0 or pc.any(empty).as_py():
             row = pc.index(empty, True).as_py() if len(texts) else 0
             raise UserError(f"{path}: column 'text', row {row + 1}: there is no text")
+        lists = split_symbols(texts, getattr(self.symbols, "level", "word"))
+        lengths = pc.list_value_length(lists)
         ids = encode_symbols(lists.flatten(), pa.array(self.vocabulary))
         sizes = torch.from_numpy(lengths.to_numpy(zero_copy_only=False).copy()).long()
         real = torch.arange(int(sizes.max())) < sizes.unsqueeze(1)
