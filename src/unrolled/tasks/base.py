@@ -121,13 +121,16 @@ class SequenceTask(lightning.LightningModule, ABC):
         return encoded
 
     def losses(self, outputs: Tensor, batch: SequenceBatch) -> Tensor:
-        """The loss of each sequence, `[batch]`."""
+        """The loss of each sequence, `[batch]`; 0 for one whose steps have no target."""
         targets = trained_on(outputs, batch.targets, batch.lengths)
-        if targets.dim() == 1:
+        if batch.targets.dim() == targets.dim() == 1:
             return self.model.head.loss(outputs, targets)
         present = has_target(targets)
         losses = self.model.head.loss(outputs, targets.masked_fill(~present, 0))
-        total = losses.masked_fill(~present, 0).sum(1)
+        losses = losses.masked_fill(~present, 0)
+        if losses.dim() == 1:
+            return losses
+        total = losses.sum(1)
         return total if self.over_time == "sum" else total / present.sum(1).clamp(min=1)
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
