@@ -207,7 +207,10 @@ class SequenceTask(lightning.LightningModule, ABC):
         """
         every_step = isinstance(self.model.readout, EveryStep)
         answer = self.trivial_input(asked(data.train_targets(), every_step))
-        known = data.trivial_scores()
+        # They are of a target at every step, and of the mean over time.
+        known = {} if data.schema.per_step and not every_step else data.trivial_scores()
+        if self.over_time == "sum":
+            known = {name: v for name, v in known.items() if name.rpartition("/")[2] != "loss"}
         scores = {}
         for test, source in data.test_sources().items():
             targets = asked(source.targets(), every_step)
