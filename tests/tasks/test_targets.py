@@ -184,9 +184,7 @@ def test_a_training_step_reduces_over_time_then_over_sequences(
     reduction: Any, over_time: Any
 ) -> None:
     torch.manual_seed(0)
-    task = make_task(
-        ClassificationHead(4, 3), True, over_time=over_time, loss_reduction=reduction
-    )
+    task = make_task(ClassificationHead(4, 3), True, over_time=over_time, loss_reduction=reduction)
     targets = torch.tensor([[0, 2, 1], [1, NONE, NONE]])
     batch = batch_of(targets, [3, 1])
     task._trainer = type("Trainer", (), {"world_size": 1})()
