@@ -15,7 +15,6 @@ HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
 if TYPE_CHECKING:
     from unrolled.data.module import SequenceData
-    from unrolled.data.schema import Schema
     from unrolled.tasks.base import SequenceTask
 
 

@@ -39,8 +39,8 @@ def trained_on(outputs: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
 def judged(outputs: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs `[item, output]` and targets `[item]`, for the metrics.
 
-    An item is a sequence that has a target, or a step that has one. A repeated target is judged at the
-    sequence's last step alone.
+    An item is a sequence or a step that has a target. A repeated target is judged at the sequence's
+    last step alone.
     """
     if outputs.dim() == 3 and targets.dim() == 1:
         rows = torch.arange(len(outputs), device=outputs.device)
