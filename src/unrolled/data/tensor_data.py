@@ -73,36 +73,40 @@ def _padded(column: pa.Array, feature: Categorical | Numeric, path: Path) -> tup
     name, size = feature.name, getattr(feature, "size", 1)
     what = "numbers" if size == 1 else f"lists of {size} numbers"
     wrong = UserError(f"{path}: column '{name}' must hold a list of {what} in every row")
-    for _ in range(1 if size == 1 else 2):
-        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+    if not _is_list(column.type) or column.null_count:
+        raise wrong
+    offsets = torch.from_numpy(column.offsets.to_numpy().astype(np.int64))
+    numbers = column.values
+    if size > 1:
+        if not _is_list(numbers.type) or (np.diff(numbers.offsets.to_numpy()) != size).any():
             raise wrong
-        if column.null_count:
-            raise wrong
-        if size > 1 and pa.types.is_list(column.values.type):
-            inner = np.diff(column.values.offsets.to_numpy())
-            if (inner != size).any():
-                raise wrong
-            column = pa.ListArray.from_arrays(column.offsets, column.values.values)
+        numbers = numbers.values
     try:
-        values = torch.from_numpy(column.values.to_numpy(zero_copy_only=False).copy())
+        values = torch.from_numpy(numbers.to_numpy(zero_copy_only=False).copy())
     except (TypeError, pa.ArrowException):
         raise wrong from None
-    offsets = torch.from_numpy(column.offsets.to_numpy().astype(np.int64))
     lengths = offsets.diff()
     if int(lengths.min()) < 1:
         row = int((lengths < 1).nonzero()[0])
         raise UserError(f"{path}: row {row + 1}: '{name}' has no steps")
-    kind = torch.int64 if isinstance(feature, Categorical) else torch.float32
-    values = values.to(kind).view(-1, size) if size > 1 else values.to(kind)
-    if isinstance(feature, Categorical) and (
-        int(values.min()) < 0 or int(values.max()) >= feature.num_ids
-    ):
-        raise UserError(f"{path}: column '{name}' must hold ids of 0 to {feature.num_ids - 1}")
-    if not torch.isfinite(values.double()).all():
-        raise wrong
+    if isinstance(feature, Categorical):
+        ids = values.long()
+        if int(ids.min()) < 0 or int(ids.max()) >= feature.num_ids or bool((ids != values).any()):
+            raise UserError(f"{path}: column '{name}' must hold ids of 0 to {feature.num_ids - 1}")
+        values = ids
+    else:
+        values = values.float()
+        if not torch.isfinite(values).all():
+            raise wrong
+    if size > 1:
+        values = values.view(-1, size)
     step = torch.arange(int(lengths.max()))
     real = step < lengths.unsqueeze(1)
     shape = (*real.shape, size) if size > 1 else real.shape
     padded = values.new_zeros(shape)
     padded[real] = values[int(offsets[0]) : int(offsets[-1])]
     return padded, lengths
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))

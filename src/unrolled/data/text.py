@@ -112,7 +112,8 @@ def split_symbols(texts: pa.Array, level: str) -> pa.ListArray:
     """Texts as lists of words or characters."""
     if level == "word":
         return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts))
-    return pc.split_pattern_regex(texts, "").cast(pa.list_(pa.string()))
+    # Arrow's own split does not come to an end with an empty pattern.
+    return pa.array([list(text) for text in texts.to_pylist()], pa.list_(pa.string()))
 
 
 def encode_symbols(symbols: pa.Array, vocabulary: pa.Array) -> Tensor:
@@ -189,7 +190,11 @@ class TextData(SequenceData):
         """
         table = read_text_columns(path)
         require_column("text", dict.fromkeys(table.column_names, ""), path, "the task next_word")
-        return self._parsed(table["text"].cast(pa.string()).combine_chunks(), f"{path}: ")
+        try:
+            texts = table["text"].cast(pa.string()).combine_chunks()
+        except pa.ArrowException:
+            raise UserError(f"{path}: column 'text' must hold texts") from None
+        return self._parsed(texts, f"{path}: column 'text'")
 
     def parse(self, text: str) -> tuple[pa.Table, TensorSequences]:
         """One text.
@@ -197,16 +202,17 @@ class TextData(SequenceData):
         Raises:
             UserError: When it is empty.
         """
-        return self._parsed(pa.array([text]), "--sequence: ")
+        return self._parsed(pa.array([text]), "--sequence")
 
     def _parsed(self, texts: pa.Array, where: str) -> tuple[pa.Table, TensorSequences]:
-        lists = split_symbols(texts, getattr(self.symbols, "level", "word"))
-        lengths = pc.list_value_length(lists)
-        empty = pc.fill_null(pc.less(lengths, 1), True)
-        empty = pc.or_(empty, pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0))
+        # A CSV's empty field is null.
+        filled = pc.fill_null(texts, "")
+        empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(filled)), 0)
         if len(texts) == 0 or pc.any(empty).as_py():
             row = pc.index(empty, True).as_py() if len(texts) else 0
-            raise UserError(f"{where}row {row + 1} of 'text': there is no text")
+            raise UserError(f"{where}, row {row + 1}: there is no text")
+        lists = split_symbols(texts, getattr(self.symbols, "level", "word"))
+        lengths = pc.list_value_length(lists)
         ids = encode_symbols(lists.flatten(), pa.array(self.vocabulary))
         sizes = torch.from_numpy(lengths.to_numpy(zero_copy_only=False).copy()).long()
         real = torch.arange(int(sizes.max())) < sizes.unsqueeze(1)

@@ -62,5 +62,6 @@ class OffRate(ErrorRate):
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
         """Take predictions and targets, both `[item]` float."""
-        self.wrong += ((predictions - targets).abs() >= self.tolerance).sum()
+        # Not `>=`: a prediction of NaN is off too.
+        self.wrong += (~((predictions - targets).abs() < self.tolerance)).sum()
         self.total += targets.numel()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unrolled.data.schema import Numeric, Schema
 from unrolled.data.tensors import TensorSequences
+from unrolled.errors import UserError
 from unrolled.synthetic.generated import SequenceGenerator
 
 
@@ -28,6 +29,11 @@ class Cosine(SequenceGenerator):
         points: PositiveInt = 2_000,
         step: PositiveFloat = 200 / 1_999,
     ) -> None:
+        if length >= points:
+            raise UserError(
+                f"data.source.length={length} leaves no window of points={points}; "
+                "it must be smaller"
+            )
         self.length = length
         self.points = points
         self.step = step

@@ -7,8 +7,10 @@ and more steps say more.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from unrolled.data.schema import Numeric, Schema
@@ -66,7 +68,8 @@ class WaveInverse(SequenceGenerator):
 
     def __init__(
         self,
-        lengths: list[PositiveInt] = [2, 3, 4],  # noqa: B006  # The signature is the schema.
+        # The signature is the schema.
+        lengths: Annotated[list[PositiveInt], Field(min_length=1)] = [2, 3, 4],  # noqa: B006
         noise: NonNegativeFloat = 0.1,
     ) -> None:
         self.lengths = sorted(set(lengths))

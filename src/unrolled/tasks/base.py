@@ -121,13 +121,16 @@ class SequenceTask(lightning.LightningModule, ABC):
         return encoded
 
     def losses(self, outputs: Tensor, batch: SequenceBatch) -> Tensor:
-        """The loss of each sequence, `[batch]`."""
+        """The loss of each sequence, `[batch]`; 0 for one whose steps have no target."""
         targets = trained_on(outputs, batch.targets, batch.lengths)
-        if targets.dim() == 1:
+        if batch.targets.dim() == targets.dim() == 1:
             return self.model.head.loss(outputs, targets)
         present = has_target(targets)
         losses = self.model.head.loss(outputs, targets.masked_fill(~present, 0))
-        total = losses.masked_fill(~present, 0).sum(1)
+        losses = losses.masked_fill(~present, 0)
+        if losses.dim() == 1:
+            return losses
+        total = losses.sum(1)
         return total if self.over_time == "sum" else total / present.sum(1).clamp(min=1)
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
@@ -204,7 +207,10 @@ class SequenceTask(lightning.LightningModule, ABC):
         """
         every_step = isinstance(self.model.readout, EveryStep)
         answer = self.trivial_input(asked(data.train_targets(), every_step))
-        known = data.trivial_scores()
+        # They are of a target at every step, and of the mean over time.
+        known = {} if data.schema.per_step and not every_step else data.trivial_scores()
+        if self.over_time == "sum":
+            known = {name: v for name, v in known.items() if name.rpartition("/")[2] != "loss"}
         scores = {}
         for test, source in data.test_sources().items():
             targets = asked(source.targets(), every_step)

@@ -49,8 +49,10 @@ class Cosine(Regression):
         self.tolerance = tolerance
 
     def check_schema(self, schema: Schema) -> None:
-        """A free run needs an encoder that goes forward only."""
+        """A free run needs data that can go on, and an encoder that goes forward only."""
         super().check_schema(schema)
+        if not schema.per_step or [f.name for f in schema.features] != ["value"]:
+            raise UserError("task=cosine needs the data of a cosine: use data=cosine")
         if not getattr(self.model.encoder, "causal", True):
             raise UserError("task=cosine needs an encoder that goes forward only, to run freely")
 
@@ -60,7 +62,8 @@ class Cosine(Regression):
         generator = self.trainer.datamodule.generator  # type: ignore[attr-defined]
         window, truth = cast(CosineSeries, generator).continuation(self.free_run_steps)
         predictions = self.run_freely(window, self.free_run_steps).cpu()
-        off = (predictions - truth).abs() >= self.tolerance
+        # Not `>=`: NaN has left the curve too.
+        off = ~((predictions - truth).abs() < self.tolerance)
         steps = int(off.int().argmax()) if bool(off.any()) else self.free_run_steps
         self.results["test/free_run"] = float(steps)
         self.tables["free_run"] = {

@@ -14,7 +14,7 @@ from unrolled.data.batch import NO_TARGET, has_target
 
 
 def last_targets(targets: Tensor) -> Tensor:
-    """The last target that each sequence has, `[batch, time]` to `[batch]`."""
+    """The last target that each sequence has, `[batch, time]` to `[batch]`; none where none is."""
     position = torch.arange(targets.shape[1], device=targets.device)
     last = torch.where(has_target(targets), position, 0).amax(1)
     return targets.gather(1, last.unsqueeze(1)).squeeze(1)
@@ -39,14 +39,16 @@ def trained_on(outputs: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
 def judged(outputs: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs `[item, output]` and targets `[item]`, for the metrics.
 
-    An item is a sequence, or a step that has a target. A repeated target is judged at the
-    sequence's last step alone.
+    An item is a sequence or a step that has a target. A repeated target is judged at the sequence's
+    last step alone.
     """
     if outputs.dim() == 3 and targets.dim() == 1:
         rows = torch.arange(len(outputs), device=outputs.device)
         return outputs[rows, lengths.to(outputs.device) - 1], targets
     if outputs.dim() == 2 and targets.dim() == 2:
-        return outputs, last_targets(targets)
+        targets = last_targets(targets)
+        present = has_target(targets)
+        return outputs[present], targets[present]
     if targets.dim() == 2:
         present = has_target(targets)
         return outputs[present], targets[present]
@@ -57,4 +59,5 @@ def asked(targets: Tensor, every_step: bool) -> Tensor:
     """The targets that are judged, `[item]`, whatever the model says."""
     if targets.dim() == 1:
         return targets
-    return targets[has_target(targets)] if every_step else last_targets(targets)
+    chosen = targets if every_step else last_targets(targets)
+    return chosen[has_target(chosen)]
