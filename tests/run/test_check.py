@@ -15,7 +15,8 @@ from unrolled.run.overrides import read_command_line
 GROUPS = {
     group: choices(group, search_path(None))
     for group in ("task", "data", "embedding", "model", "readout", "head", "optimizer",
-                  "scheduler", "trainer", "logger", "callbacks", "debug", "experiment")
+                  "scheduler", "regularizer", "trainer", "logger", "callbacks", "debug",
+                  "experiment")
 }  # fmt: skip
 
 
@@ -28,11 +29,19 @@ def problems(*typed: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     "choice", [f"{g}={c}" for g, names in GROUPS.items() for c in names if g != "experiment"]
 )
-def test_every_choice_of_every_group_composes_with_every_task(choice: str) -> None:
-    for task in GROUPS["task"]:
-        typed = [choice] if choice.startswith("task=") else [f"task={task}", choice]
-        config = compose(read_command_line(typed)).config
-        assert config["task"]["_target_"].startswith("unrolled.tasks.")
+def test_every_choice_of_every_group_composes(choice: str) -> None:
+    typed = [choice] if choice.startswith("task=") else ["task=bitcount", choice]
+    if choice == "data=text":
+        typed.append("data.source.path=text.txt")
+    config = compose(read_command_line(typed)).config
+    assert config["task"]["_target_"].startswith("unrolled.tasks.")
+
+
+@pytest.mark.parametrize("task", GROUPS["task"])
+def test_every_encoder_composes_with_every_task(task: str) -> None:
+    for model in GROUPS["model"]:
+        config = compose(read_command_line([f"task={task}", f"model={model}"])).config
+        assert config["model"]["_target_"].startswith("unrolled.models.")
 
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])

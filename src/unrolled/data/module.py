@@ -128,10 +128,12 @@ class SequenceData(lightning.LightningDataModule, ABC):
         """The loader of a split (or of another source), sharded over the trainer's processes."""
         train = split == "train"
         num_ranks = self.trainer.world_size if self.trainer else 1
+        # The same batch over and over must be the same sequences.
+        overfits = getattr(self.trainer, "overfit_batches", 0) > 0
         loader = BatchLoader(
             self.source(split) if source is None else source,
             self.batch_size if train else max(self.eval_batch_size, num_ranks),
-            shuffle=train and self.shuffle,
+            shuffle=train and self.shuffle and not overfits,
             seed=self.seed,
             rank=self.trainer.global_rank if self.trainer else 0,
             num_ranks=num_ranks,
