@@ -169,12 +169,12 @@ class LinearRecurrentLayer(nn.Module):
         """
         factor_N, gamma_N = self.factors()
         u_BTH = self.norm(x_BTH)
-        write = (self.write.unflatten(0, (-1, 2)) * gamma_N.view(-1, 1, 1)).flatten(0, 1)
+        write = self.write * gamma_N.repeat_interleave(2).unsqueeze(1)
         # Under mixed precision the product may be in 16 bits, which complex numbers lack.
-        terms = F.linear(u_BTH, write).to(gamma_N.dtype).unflatten(-1, (-1, 2))
+        terms = F.linear(u_BTH, write).to(gamma_N.dtype)
         h_BTN = constant_recurrence(
             factor_N,
-            torch.view_as_complex(terms),
+            torch.view_as_complex(terms.view(*terms.shape[:2], -1, 2)),
             None if state is None else torch.view_as_complex(state.contiguous()),
         )
         states = torch.view_as_real(h_BTN)
