@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from unrolled.models.causal import align
+from unrolled.models.linear_recurrent import LinearRecurrent
 from unrolled.models.memory_network import MemoryNetwork
 from unrolled.models.min_gru import MinGRU
 from unrolled.models.transformer import Transformer
@@ -22,6 +23,7 @@ TOLERANCE = {"rtol": 0.0, "atol": 1e-10}
 KINDS: dict[str, Callable[[int], nn.Module]] = {
     "min_gru": lambda layers: MinGRU(INPUT, HIDDEN, layers),
     "min_gru_linear": lambda layers: MinGRU(INPUT, HIDDEN, layers, candidate="linear"),
+    "linear_recurrent": lambda layers: LinearRecurrent(INPUT, HIDDEN, 5, layers),
     "transformer": lambda layers: Transformer(INPUT, HIDDEN, layers, max_length=20),
     "transformer_post": lambda layers: Transformer(
         INPUT, HIDDEN, layers, num_heads=2, feedforward_size=7, norm="post", max_length=7
