@@ -66,3 +66,51 @@ def test_the_tutorial_learns_to_the_letter_at_a_fiftieth_of_its_epochs(tmp_path:
     assert scores["steps"]["value"] == 1_000
     assert scores["test/sequences"]["value"] == 1_038_576
     assert scores["test/error"]["value"] < 0.75 < scores["test/error"]["trivial"]
+
+
+LEVELS = {
+    "memorize": ("test/loss", 0.0011),
+    "wave_inverse": ("test/mse", 1.10 * 0.466),
+    "next_word": ("test/perplexity", 1.10 * 3.41928),
+    "parity": ("test/error", 0.0),
+    "adding": ("test/mse", 1e-3),
+    "multiplication": ("test/mse", 1e-3),
+    "temporal_order": ("test/error", 0.001),
+    "copy": ("test/loss", 0.001),
+    "seq_images": ("test/error", 0.06),
+    "recall": ("test/error", 0.001),
+}
+"""What the default of each task promises of a test metric that is better when less."""
+
+
+@pytest.mark.parametrize("task", LEVELS)
+def test_a_task_reaches_its_level_by_its_defaults(task: str, tmp_path: Path) -> None:
+    metric, level = LEVELS[task]
+    score = train(f"task={task}", cwd=tmp_path)[metric]
+    assert score["value"] <= level
+    assert score["trivial"] is None or score["value"] < 0.8 * score["trivial"]
+
+
+def test_a_cosine_goes_on_by_itself_for_a_thousand_steps(tmp_path: Path) -> None:
+    scores = train("task=cosine", cwd=tmp_path)
+    assert scores["test/free_run"]["value"] >= 1_000
+    assert (tmp_path / "run" / "plots" / "free_run.png").stat().st_size > 20_000
+
+
+def test_the_phase_of_three_noisy_values_is_found_as_well_as_it_can_be(tmp_path: Path) -> None:
+    scores = train(
+        "task=wave_inverse", "data.source.lengths=[3]", "trainer.max_steps=3000", cwd=tmp_path
+    )
+    assert scores["test/mse"]["value"] < 0.035
+    assert scores["test/mse"]["best"] == pytest.approx(0.0303, rel=0.05)
+
+
+def test_an_lstm_does_not_recall_what_a_transformer_of_its_size_does(tmp_path: Path) -> None:
+    scores = train("experiment=recall_lstm", "trainer.max_steps=1000", cwd=tmp_path)
+    assert scores["test/error"]["value"] > 0.2
+
+
+def test_bits_are_counted_in_strings_twice_as_long(tmp_path: Path) -> None:
+    scores = train("experiment=bitcount_lengths", cwd=tmp_path)
+    assert scores["test/mistakes"]["value"] == 0
+    assert scores["length_40/mistakes"]["value"] == 0

@@ -321,3 +321,13 @@ def test_a_model_judges_each_sequence_as_if_it_were_alone(head_name: str) -> Non
             features, batch.lengths[i : i + 1], batch.targets[i : i + 1], batch.ids[i : i + 1]
         )
         torch.testing.assert_close(model(alone), together[i : i + 1], rtol=0.0, atol=1e-6)
+
+
+def test_a_number_without_offset_is_a_multiple_of_the_vector() -> None:
+    head = RegressionHead(3, 11, offset=False)
+    x = torch.randn(5, 3)
+    assert [name for name, _ in head.named_parameters()] == ["linear.weight"]
+    value = 10 * (x @ head.linear.weight.T).squeeze(-1)
+    targets = torch.tensor([0, 3, 5, 7, 10])
+    torch.testing.assert_close(head.loss(head(x), targets), (value - targets).square())
+    assert torch.equal(head.loss(head(torch.zeros(1, 3)), torch.tensor([0])), torch.zeros(1))

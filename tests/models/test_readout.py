@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from unrolled.models.readout import Attention, Last, Max, Mean, padding_mask
+from unrolled.models.readout import Attention, EveryStep, Last, Max, Mean, Sum, padding_mask
 from unrolled.models.recurrent import GRU, LSTM
 
 SIZE = 3
 READOUTS: dict[str, Callable[[], nn.Module]] = {
     "last": lambda: Last(SIZE),
     "mean": lambda: Mean(SIZE),
+    "sum": lambda: Sum(SIZE),
     "max": lambda: Max(SIZE),
     "attention": lambda: Attention(SIZE, attention_size=5),
 }
@@ -175,3 +176,8 @@ def test_a_read_out_names_the_size_of_its_vectors(name: str) -> None:
 def test_the_padding_mask_is_true_from_the_length_on() -> None:
     mask = padding_mask(torch.tensor([1, 3, 2]), 3, torch.device("cpu"))
     assert mask.tolist() == [[False, True, True], [False, False, False], [False, False, True]]
+
+
+def test_every_step_gives_every_step() -> None:
+    outputs = torch.randn(2, 3, SIZE)
+    assert EveryStep(SIZE)(outputs, torch.tensor([3, 1])) is outputs

@@ -119,6 +119,11 @@ def test_predictions_for_the_test_strings_are_those_of_the_run(
         f"SELECT prediction, bits FROM read_csv('{tmp_path}/out.csv', all_varchar=true)"
     ).fetchall()
     assert written == [(str(p), b) for (p, _), b in zip(saved, strings, strict=True)]
+    done = unrolled("predict", "moved", "--sequence", strings[0], cwd=tmp_path)
+    prediction, expectation = saved[0]
+    shown = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert (shown["bits"], int(shown["prediction"])) == (strings[0], prediction)
+    assert float(shown["expectation"]) == pytest.approx(expectation, abs=1e-5)
 
 
 def test_prediction_refuses_what_does_not_fit_and_writes_nothing(
@@ -243,6 +248,41 @@ def test_a_killed_run_goes_on_bit_for_bit_as_if_it_had_never_stopped(tmp_path: P
         for key, value in first["state_dict"].items():
             assert torch.equal(value, second["state_dict"][key]), (name, key)
         assert first["global_step"] == second["global_step"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["experiment=seed0_memorize", "model.hidden_size=16", "embedding.size=8"],
+        ["task=next_word", "data.source.train_symbols=3200", "data.source.eval_symbols=600"],
+    ],
+    ids=["memorize", "stream"],
+)
+def test_what_was_stopped_after_any_epoch_has_the_losses_of_what_was_not(
+    typed: list[str], tmp_path: Path
+) -> None:
+    typed = [*typed, "trainer.max_steps=-1", "scheduler=constant", "trainer.log_every_n_steps=1",
+             "trainer=cpu", "logger=none", "test=false"]  # fmt: skip
+    whole = unrolled("train", *typed, "trainer.max_epochs=4", "run_dir=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    part = unrolled("train", *typed, "trainer.max_epochs=1", "run_dir=part", cwd=tmp_path)
+    assert part.returncode == 0, part.stderr
+    for epochs in (2, 4):
+        done = unrolled("train", "resume=part", f"trainer.max_epochs={epochs}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    both = [(tmp_path / run / "metrics.csv").read_text() for run in ("part", "whole")]
+    assert both[0] == both[1]
+    assert len(both[1].splitlines()) > 12
+
+
+def test_a_limit_within_an_epoch_is_followed_by_a_validation(tmp_path: Path) -> None:
+    done = unrolled("train", *SMALL, "trainer.max_steps=6", "run_dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    validated = [int(row["step"]) for row in rows(tmp_path / "run") if row["val/loss"]]
+    assert validated == [4, 6]
+    losses = [float(row["val/loss"]) for row in rows(tmp_path / "run") if row["val/loss"]]
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["global_step"] == (6 if losses[1] < losses[0] else 4)
 
 
 def test_a_run_limited_by_epochs_goes_on_with_the_next_epochs_order(tmp_path: Path) -> None:

@@ -326,3 +326,32 @@ def test_a_file_that_is_not_what_its_name_says_is_an_error_that_names_it(tmp_pat
     problem = problem_of(path)
     assert problem.startswith(f"{path}: ")
     assert "\n" not in problem
+
+
+def test_further_tests_are_random_strings_of_one_length_each() -> None:
+    data = BitcountData(6, test_lengths=[9, 40])
+    tests = data.test_sources()
+    assert list(tests) == ["test", "length_9", "length_40"]
+    assert data.schema == Schema((Numeric("bit"),), 41)
+    for length in (9, 40):
+        source = tests[f"length_{length}"]
+        batch = source.gather(torch.arange(10_000))
+        assert batch.features["bit"].shape == (10_000, length)
+        assert batch.lengths.tolist() == [length] * 10_000
+        assert torch.equal(batch.features["bit"].sum(1).long(), source.targets())
+        # Of a mean of 10,000 binomial counts, five standard deviations.
+        assert float(source.targets().double().mean()) == pytest.approx(
+            length / 2, abs=5 * length**0.5 / 200
+        )
+
+
+def test_a_typed_string_is_read_to_the_bit() -> None:
+    names, source = BitcountData(6).parse("010011")
+    assert names.to_pylist() == [{"bits": "010011"}]
+    assert source.bits.tolist() == [[0, 1, 0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("text", ["01001", "0100111", "01001x", ""])
+def test_a_typed_string_of_another_kind_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"--sequence, row 1: .* is not a string of 6 bits"):
+        BitcountData(6).parse(text)
