@@ -48,8 +48,9 @@ def one_sequence(readout: nn.Module, steps: Tensor) -> Tensor:
     """What the read-out should give for one sequence's real steps, `[time, 3]`."""
     if isinstance(readout, Last):
         return steps[-1]
-    if isinstance(readout, Mean):
-        means = [sum(steps[:, c].tolist()) / len(steps) for c in range(SIZE)]
+    if isinstance(readout, Mean | Sum):
+        count = len(steps) if isinstance(readout, Mean) else 1
+        means = [sum(steps[:, c].tolist()) / count for c in range(SIZE)]
         return torch.tensor(means, dtype=steps.dtype)
     if isinstance(readout, Max):
         return torch.tensor([max(steps[:, c].tolist()) for c in range(SIZE)], dtype=steps.dtype)

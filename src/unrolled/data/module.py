@@ -105,6 +105,10 @@ class SequenceData(lightning.LightningDataModule, ABC):
         assert self.schema.num_classes is not None
         return torch.bincount(targets[targets >= 0], minlength=self.schema.num_classes)
 
+    def class_names(self) -> pa.Array | None:
+        """What the classes are called, in their order; None where they are numbers."""
+        return None
+
     def best_possible(self) -> dict[str, float]:
         """The best value any model can reach on a test set, for the metrics where it is known.
 

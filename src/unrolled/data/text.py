@@ -241,6 +241,10 @@ class TextData(SequenceData):
         if self.symbols.vocabulary() != self.vocabulary:
             raise UserError("data.source: the text has changed since the run began")
 
+    def class_names(self) -> pa.Array:
+        """The symbols."""
+        return pa.array(["<padding>", "<unknown>", *self.vocabulary])
+
     def best_possible(self) -> dict[str, float]:
         """The perplexity of the text's source, where it is known."""
         floor = self.symbols.perplexity()

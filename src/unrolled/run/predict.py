@@ -61,11 +61,11 @@ def _predict(
     checkpoint = run.best_checkpoint()
 
     from unrolled.run.loading import load_run
-    from unrolled.run.predictions import predict_source
+    from unrolled.run.predictions import predict_source, with_names
 
     _, data, task = load_run(run.config(), run, checkpoint)
     names, source = sequences(data)
-    table = predict_source(task, source, data.eval_batch_size)
+    table = with_names(predict_source(task, source, data.eval_batch_size), data.class_names())
     for index, name in enumerate(names.column_names):
         table = table.add_column(index, name, names[name])
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -16,8 +17,26 @@ def predict_split(task: SequenceTask, data: SequenceData, split: Split) -> pa.Ta
     """Predictions, with the sequences' own ids and targets, for a split of the run's data."""
     source = data.source(split)
     table = predict_source(task, source, data.eval_batch_size, targets=True)
+    table = with_names(table, data.class_names())
     ids = data.sequence_ids(split)
     return table if ids is None else table.add_column(0, "id", ids)
+
+
+def with_names(table: pa.Table, names: pa.Array | None) -> pa.Table:
+    """Predicted classes (and targets) by their names, where they have any."""
+    if names is None:
+        return table
+    for index, column in enumerate(table.column_names):
+        if column in ("prediction", "target"):
+            array = table[column].combine_chunks()
+            if pa.types.is_list(array.type):
+                # A step without a target has a negative class.
+                classes = pc.if_else(pc.less(array.values, 0), None, array.values)
+                named = pa.ListArray.from_arrays(array.offsets, names.take(classes))
+            else:
+                named = names.take(array)
+            table = table.set_column(index, column, named)
+    return table
 
 
 @torch.inference_mode()

@@ -32,7 +32,9 @@ class Cycle:
 
     def streams(self, split: Split, count: int, seed: int) -> Tensor:
         """`[count, step]`."""
-        random = torch.Generator().manual_seed(4 * seed + ("train", "val", "test").index(split))
+        random = torch.Generator().manual_seed(
+            (4 * seed + ("train", "val", "test").index(split)) % 2**63
+        )
         start = torch.randint(self.num_symbols, (count, 1), generator=random)
         return UNKNOWN_ID + 1 + (start + torch.arange(self.steps + 1)) % self.num_symbols
 

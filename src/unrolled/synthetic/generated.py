@@ -93,7 +93,7 @@ class GeneratedData(TensorData):
 
     def _random(self, split: str) -> torch.Generator:
         index = ("train", "val", "test", "further").index(split)
-        return torch.Generator().manual_seed(4 * self.seed + index)
+        return torch.Generator().manual_seed((4 * self.seed + index) % 2**63)
 
     def further_tests(self) -> dict[str, Source]:
         """The generator's."""

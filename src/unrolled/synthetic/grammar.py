@@ -54,7 +54,7 @@ class Grammar:
 
     def streams(self, split: Split, count: int, seed: int) -> Tensor:
         """A text for each stream, `[count, step]`."""
-        random = torch.Generator().manual_seed(4 * seed + list(self.sizes).index(split))
+        random = torch.Generator().manual_seed((4 * seed + list(self.sizes).index(split)) % 2**63)
         return UNKNOWN_ID + 1 + self.draw(count, max(self.sizes[split] // count, 2), random)
 
     def perplexity(self) -> float:

@@ -115,7 +115,11 @@ class SequenceTask(lightning.LightningModule, ABC):
         batch begins (truncated backpropagation through time).
         """
         before = self._states.pop(self.training, None) if batch.continues else None
-        encoded, state = self.model.encode(batch, before)
+        try:
+            encoded, state = self.model.encode(batch, before)
+        except ValueError as error:
+            # An encoder that has no place for so many steps, or wants images.
+            raise UserError(f"model: {error}") from error
         if batch.continues is not None:
             self._states[self.training] = tree_map(lambda s: s.detach(), state)
         return encoded
@@ -139,7 +143,8 @@ class SequenceTask(lightning.LightningModule, ABC):
         outputs = self.model.decode(encoded, batch.lengths)
         losses = self.losses(outputs, batch)
         if isinstance(self.model.encoder, Reinforced):
-            right = self.model.head.predict(outputs) == batch.targets
+            items, targets = judged(outputs, batch.targets, batch.lengths)
+            right = self.model.head.predict(items) == targets
             losses = losses + self.model.encoder.reinforce_loss(right.to(losses.dtype))
         if self.loss_reduction == "sum":
             loss = losses.sum()
