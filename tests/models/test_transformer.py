@@ -107,15 +107,26 @@ def test_a_sequence_longer_than_the_limit_is_refused() -> None:
     with pytest.raises(ValueError, match=message):
         encoder(torch.zeros(1, 6, 2), torch.tensor([6]))
     # It is the sequences that count, not their padding.
-    outputs, state = encoder(torch.zeros(2, 9, 2), torch.tensor([5, 2]))
+    outputs, _ = encoder(torch.zeros(2, 9, 2), torch.tensor([5, 2]))
     assert outputs.shape == (2, 9, 4)
-    with pytest.raises(ValueError, match=message):
-        encoder.step(torch.zeros(2, 2), state)
-    # The second of the two has room for three more.
-    second = tuple(s[:, 1:] for s in state)
-    encoder(torch.zeros(1, 3, 2), torch.tensor([3]), second)
-    with pytest.raises(ValueError, match=message):
-        encoder(torch.zeros(1, 4, 2), torch.tensor([4]), second)
+
+
+def test_a_carried_state_forgets_its_oldest_steps_when_there_is_no_more_room() -> None:
+    torch.manual_seed(0)
+    encoder = Transformer(2, 4, max_length=5)
+    x = torch.randn(2, 5, 2)
+    _, state = encoder(x, torch.tensor([5, 2]))
+    outputs, after = encoder.step(torch.randn(2, 2), state)
+    assert torch.isfinite(outputs).all()
+    # The first sequence lost its first step, the second nothing.
+    assert after[-1].sum(-1).tolist() == [[5, 3]]
+    for layer, kept in zip(state[:-1], after[:-1], strict=True):
+        torch.testing.assert_close(kept[:, 0, -5:-1], layer[:, 0, 1:])
+    with pytest.raises(ValueError, match=r"^a sequence of 6 steps is longer than max_length=5$"):
+        encoder(torch.zeros(2, 6, 2), torch.tensor([6, 1]), state)
+    # A window that takes all the room leaves nothing of the state.
+    full, _ = encoder(x, torch.tensor([5, 5]), state)
+    torch.testing.assert_close(full, encoder(x, torch.tensor([5, 5]))[0])
 
 
 def test_a_state_never_grows_past_the_limit_however_unequal_the_chunks() -> None:

@@ -28,8 +28,14 @@ class SymbolSource(Protocol):
         """The symbols, in the order of their ids, the first having the id 2."""
         ...
 
-    def streams(self, split: Split, count: int, seed: int) -> Tensor:
-        """The ids of a split as `count` streams side by side, `[stream, step]` int64."""
+    def streams(
+        self, split: Split, count: int, seed: int, vocabulary: list[str] | None = None
+    ) -> Tensor:
+        """The ids of a split as `count` streams side by side, `[stream, step]` int64.
+
+        The vocabulary is that of the run, which may have been trained on another text; None takes
+        the source's own.
+        """
         ...
 
     def perplexity(self) -> float | None:
@@ -87,14 +93,16 @@ class TextFile:
         assert self._vocabulary is not None
         return [str(symbol) for symbol in self._vocabulary.to_pylist()]
 
-    def streams(self, split: Split, count: int, seed: int) -> Tensor:
+    def streams(
+        self, split: Split, count: int, seed: int, vocabulary: list[str] | None = None
+    ) -> Tensor:
         """A part of the text cut into equal streams; up to `count - 1` last symbols are left out.
 
         Raises:
             UserError: When the part has too few symbols.
         """
         self._read()
-        ids = encode_symbols(self._parts[split], pa.array(self.vocabulary()))
+        ids = encode_symbols(self._parts[split], pa.array(vocabulary or self.vocabulary()))
         steps = len(ids) // count
         if steps < 2:
             raise UserError(
@@ -165,7 +173,7 @@ class TextData(SequenceData):
         """The streams of a split; the target of each step is the next symbol."""
         if split not in self._sources:
             count = self.batch_size if split == "train" else self.eval_batch_size
-            ids = self.symbols.streams(split, count, self.seed)
+            ids = self.symbols.streams(split, count, self.seed, self.vocabulary)
             self._sources[split] = TensorSequences({"symbol": ids[:, :-1]}, ids[:, 1:])
         return self._sources[split].to(self.device)
 

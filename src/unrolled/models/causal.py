@@ -67,6 +67,7 @@ def align(
         The columns and which of them are real.
     """
     # A stable sort of booleans: first what is not real, then what is, each in its order.
-    order = real[0].long().argsort(stable=True, dim=-1)[:, -size:]
+    order = real[0].long().argsort(stable=True, dim=-1)
+    order = order[:, order.shape[1] - size :]
     rows = torch.arange(len(order), device=order.device).unsqueeze(1)
     return tuple(c[:, rows, order] for c in columns), real[:, rows, order]

@@ -256,6 +256,9 @@ def _initialise(layer: nn.RNNBase, init: str) -> None:
     for name, parameter in layer.named_parameters():
         if "bias" in name:
             nn.init.zeros_(parameter)
+        if "bias_hh" in name:
+            # TensorFlow has one bias for each gate, torch two.
+            parameter.requires_grad_(False)
     for index in range(layer.num_layers):
         for direction in ("", "_reverse") if layer.bidirectional else ("",):
             # TensorFlow keeps input and recurrent weights in one matrix: one fan for both.

@@ -119,7 +119,8 @@ class Transformer(nn.Module):
             training.
         norm: Layer norms before each part (`pre`, trains without a warm-up of the learning rate)
             or after its residual sum (`post`, Vaswani et al. 2017).
-        max_length: Longest sequence, the steps of a carried state included.
+        max_length: Longest sequence. A carried state keeps the newest steps for which there is
+            room beside those that come; in a stream the oldest are forgotten.
 
     Raises:
         ValueError: When `num_heads` does not divide `hidden_size`.
@@ -168,7 +169,7 @@ class Transformer(nn.Module):
             `[batch, time, hidden]` and the state after the last real step.
 
         Raises:
-            ValueError: When a sequence, with the steps of its state, is longer than `max_length`.
+            ValueError: When the sequences are longer than `max_length`.
         """
         x = without_padding(x_BTI, lengths)
         time = x.shape[1]
@@ -202,17 +203,17 @@ class Transformer(nn.Module):
         return outputs.squeeze(1), new
 
     def _room(self, state: State, lengths: Tensor) -> State:
-        """The state, without columns that are not real where it has many of them."""
+        """The state, as far as there is room for it beside the steps that come."""
         *columns, real = state
         longest = int(lengths.max())
         # To count a state's real columns waits for the device; most often their number is enough.
         if real.shape[-1] + longest <= self.max_length:
             return state
-        seen = real[0].sum(-1)
-        total = int((seen.cpu() + lengths).max())
-        if total > self.max_length:
-            raise ValueError(_too_long(total, self.max_length))
-        aligned, real = align(tuple(columns), real, max(1, int(seen.max())))
+        if longest > self.max_length:
+            raise ValueError(_too_long(longest, self.max_length))
+        room = min(self.max_length - longest, int(real[0].sum(-1).max()))
+        # Columns that are not real go first, then the oldest.
+        aligned, real = align(tuple(columns), real, room)
         return (*aligned, real)
 
 

@@ -53,7 +53,7 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
 
     quiet()
     experiment, data, task = load_run(config, run, checkpoint)
-    if not overrides:
+    if not any(o.lstrip("+").startswith("data.source") for o in overrides):
         data.require_unchanged()
     limits = {k: v for k, v in experiment.trainer.items() if k in ("limit_test_batches",)}
     trainer = lightning.Trainer(

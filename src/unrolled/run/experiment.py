@@ -83,13 +83,20 @@ class Experiment:
         data: SequenceData = build(self.data, "data")
         return data
 
-    def build_task(self, data: SequenceData) -> SequenceTask:
+    def build_task(self, data: SequenceData, *, for_training: bool = True) -> SequenceTask:
         """The LightningModule, its parts fitted to each other and to the data.
+
+        Args:
+            data: The data module.
+            for_training: Whether to look at the training targets where a head wants their counts;
+                a checkpoint has them.
 
         Raises:
             UserError: When the task can't be asked of these data.
         """
+        from unrolled.models.readout import EveryStep
         from unrolled.models.sequence import SequenceModel
+        from unrolled.tasks.base import Reinforced
 
         schema = data.schema
         embedding = build(self.embedding, "embedding", schema=schema)
@@ -99,7 +106,7 @@ class Experiment:
             self.head,
             "head",
             input_size=readout.output_size,
-            **_of_target(self.head, data),
+            **_of_target(self.head, data, for_training),
         )
         task: SequenceTask = build(
             self.task,
@@ -112,10 +119,17 @@ class Experiment:
             regularizers=[build(n, f"regularizer.{k}") for k, n in self.regularizer.items()],
         )
         task.check_schema(schema)
+        if isinstance(encoder, Reinforced) and schema.per_step and isinstance(readout, EveryStep):
+            raise UserError(
+                f"model: {type(encoder).__name__} learns from one reward a sequence; these data "
+                "have a target for each step. Use another model, or readout=last"
+            )
         return task
 
 
-def _of_target(node: dict[str, Any], data: SequenceData) -> dict[str, Any]:
+def _of_target(
+    node: dict[str, Any], data: SequenceData, for_training: bool = True
+) -> dict[str, Any]:
     """What a head is told of the target.
 
     Raises:
@@ -125,7 +139,7 @@ def _of_target(node: dict[str, Any], data: SequenceData) -> dict[str, Any]:
     known: dict[str, Any] = {"num_classes": schema.num_classes}
     if schema.num_classes is None:
         known = {"target_mean": schema.target_mean, "target_std": schema.target_std}
-    elif "class_counts" in signature_of(node):
+    elif for_training and "class_counts" in signature_of(node):
         known["class_counts"] = data.class_counts()
     parameters = signature_of(node)
     for name in ("num_classes", "target_mean"):

@@ -28,6 +28,6 @@ def load_run(
     experiment = Experiment(**config)
     data = experiment.build_data()
     data.load_schema(run.path / "schema")
-    task = experiment.build_task(data)
+    task = experiment.build_task(data, for_training=False)
     load_weights(task, checkpoint)
     return experiment, data, task.eval()

@@ -10,16 +10,37 @@ from torch import Tensor
 
 from unrolled.data.batching import BatchLoader, Source
 from unrolled.data.module import SequenceData, Split
+from unrolled.data.streams import StreamLoader
 from unrolled.tasks.base import SequenceTask
 
 
 def predict_split(task: SequenceTask, data: SequenceData, split: Split) -> pa.Table:
     """Predictions, with the sequences' own ids and targets, for a split of the run's data."""
     source = data.source(split)
-    table = predict_source(task, source, data.eval_batch_size, targets=True)
+    bptt = getattr(data, "bptt", None)
+    if bptt is None:
+        table = predict_source(task, source, data.eval_batch_size, targets=True)
+    else:
+        table = predict_streams(task, StreamLoader(source, bptt))
     table = with_names(table, data.class_names())
     ids = data.sequence_ids(split)
     return table if ids is None else table.add_column(0, "id", ids)
+
+
+@torch.inference_mode()
+def predict_streams(task: SequenceTask, loader: StreamLoader) -> pa.Table:
+    """Predictions for streams as they are tested, a window at a time; one row a stream."""
+    was_training = task.training
+    task.eval()
+    parts: dict[str, list[Tensor]] = {}
+    for window in loader:
+        columns = {"target": window.targets, **task.predictions(task(window.to(task.device)))}
+        for name, values in columns.items():
+            parts.setdefault(name, []).append(values.cpu())
+    task.train(was_training)
+    whole = {name: torch.cat(values, 1) for name, values in parts.items()}
+    lengths = torch.full((len(whole["target"]),), whole["target"].shape[1])
+    return pa.table({name: _column(values, lengths) for name, values in whole.items()})
 
 
 def with_names(table: pa.Table, names: pa.Array | None) -> pa.Table:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 PACKAGES = ("unrolled", "torch", "lightning", "torchmetrics", "hydra-core", "wandb", "duckdb",
             "pyarrow", "numpy")  # fmt: skip
 LARGEST_PREDICTIONS = 100_000
-"""Test sets up to this size have their predictions in the run directory."""
+"""Test sets with up to so many targets have their predictions in the run directory."""
 
 
 def train(run: RunDirectory) -> None:
@@ -73,7 +73,7 @@ def train(run: RunDirectory) -> None:
                 "metrics": scores,
                 "main_metric": f"test/{task.main_metric}",
                 "steps": steps,
-                "parameters": sum(p.numel() for p in task.parameters()),
+                "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
                 "seconds": {
                     "fit": round(fit_seconds, 3),
                     "test": round(time.monotonic() - began, 3) if scores else None,
@@ -182,7 +182,7 @@ def finish(run: RunDirectory, task: SequenceTask, data: SequenceData) -> None:
         table = pa.table({column: values.numpy() for column, values in columns.items()})
         write_table(table, run.path / "predictions" / f"{name}.parquet")
     predictions = None
-    if len(data.source("test")) <= LARGEST_PREDICTIONS:
+    if data.source("test").targets().numel() <= LARGEST_PREDICTIONS:
         predictions = predict_split(task, data, "test")
         write_table(predictions, run.path / "predictions" / "test.parquet")
     try:

@@ -170,22 +170,24 @@ class BitcountData(SequenceData):
         return self._parsed(pa.array([text]), "--sequence")
 
     def _parsed(self, column: pa.Array, where: str) -> tuple[pa.Table, BitStrings]:
-        fits = pc.and_(
-            pc.match_substring_regex(column, r"\A[01]+\z"),
-            pc.equal(pc.utf8_length(column), self.length),
-        )
+        size = pc.utf8_length(column)
+        of_length = pc.is_in(size, value_set=pa.array([self.length, *self.test_lengths], size.type))
+        fits = pc.and_(pc.match_substring_regex(column, r"\A[01]+\z"), of_length)
         wrong = pc.invert(pc.fill_null(fits, False))
         if pc.any(wrong).as_py():
             row = pc.index(wrong, True).as_py()
+            bits = " or ".join(map(str, [self.length, *self.test_lengths]))
             raise UserError(
                 f"{where}, row {row + 1}: {column[row].as_py()!r} is not a string of "
-                f"{self.length} bits, 0 or 1, as the run was trained on ("
+                f"{bits} bits, 0 or 1, as the run was trained on ("
                 f"{pc.sum(wrong).as_py():,} of {len(column):,} rows are not)"
             )
         text = "".join(column.to_pylist()).encode()
-        bits = torch.frombuffer(bytearray(text), dtype=torch.uint8).view(-1, self.length) - 48
-        lengths = torch.full((len(column),), self.length)
-        return pa.table({"bits": column}), BitStrings(bits, lengths, self.device)
+        values = torch.frombuffer(bytearray(text), dtype=torch.uint8) - 48
+        lengths = torch.from_numpy(size.to_numpy().copy()).long()
+        real = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+        padded = torch.zeros(real.shape, dtype=torch.uint8).masked_scatter_(real, values)
+        return pa.table({"bits": column}), BitStrings(padded, lengths, self.device)
 
     def best_possible(self) -> dict[str, float]:
         """Counting can be done without a mistake."""

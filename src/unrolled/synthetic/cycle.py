@@ -30,7 +30,9 @@ class Cycle:
         """The numbers."""
         return [str(1 + symbol) for symbol in range(self.num_symbols)]
 
-    def streams(self, split: Split, count: int, seed: int) -> Tensor:
+    def streams(
+        self, split: Split, count: int, seed: int, vocabulary: list[str] | None = None
+    ) -> Tensor:
         """`[count, step]`."""
         random = torch.Generator().manual_seed(
             (4 * seed + ("train", "val", "test").index(split)) % 2**63

@@ -81,7 +81,9 @@ class GeneratedData(TensorData):
     def make(self) -> dict[str, TensorSequences]:
         """Draw the splits."""
         if self.generator.one_set:
-            return dict.fromkeys(self.sizes, self._draw("train"))
+            drawn = self._draw("train")
+            val = drawn if self.sizes["val"] else drawn.first(0)
+            return {"train": drawn, "val": val, "test": drawn}
         splits = {split: self._draw(split) for split in self.sizes}
         self._further = self.generator.further_tests(splits["test"], self._random("further"))
         return splits

@@ -52,7 +52,9 @@ class Grammar:
         """The symbols are called by their numbers."""
         return [str(symbol) for symbol in range(self.num_symbols)]
 
-    def streams(self, split: Split, count: int, seed: int) -> Tensor:
+    def streams(
+        self, split: Split, count: int, seed: int, vocabulary: list[str] | None = None
+    ) -> Tensor:
         """A text for each stream, `[count, step]`."""
         random = torch.Generator().manual_seed((4 * seed + list(self.sizes).index(split)) % 2**63)
         return UNKNOWN_ID + 1 + self.draw(count, max(self.sizes[split] // count, 2), random)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import lightning
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -224,6 +225,10 @@ class SequenceTask(lightning.LightningModule, ABC):
                 exact = known.get(f"{test}/{name}", known.get(name, computed.get(name)))
                 if exact is not None:
                     scores[f"{test}/{name}"] = exact
+            if f"{test}/mistakes" in scores:
+                # In step with an error that is known exactly.
+                wrong = scores[f"{test}/error"] * len(targets)
+                scores[f"{test}/mistakes"] = float(round(wrong))
         return scores
 
     def metric_direction(self) -> dict[str, str]:
@@ -252,13 +257,30 @@ class SequenceTask(lightning.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the loss that is not logged yet, and the state that a stream carries."""
         checkpoint["unlogged_loss"] = self._unlogged.state()
-        checkpoint["carried_state"] = self._states.get(True)
+        # Each process has its own streams.
+        carried = self._states.get(True)
+        mine = None if carried is None else tree_map(lambda s: s.cpu(), carried)
+        states = [mine] * _processes()
+        if len(states) > 1:
+            torch.distributed.all_gather_object(states, mine)
+        checkpoint["carried_states"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them up again."""
         self._unlogged = RunningMean(*checkpoint["unlogged_loss"])
-        if checkpoint.get("carried_state") is not None:
-            self._states[True] = tree_map(lambda s: s.to(self.device), checkpoint["carried_state"])
+        states = checkpoint["carried_states"]
+        if states[0] is None:
+            return
+        if len(states) != _processes():
+            raise UserError(
+                f"the run carried its state along the streams of {len(states)} processes; it can't "
+                f"go on with {_processes()}"
+            )
+        self._states[True] = states[torch.distributed.get_rank() if len(states) > 1 else 0]
+
+    def on_train_start(self) -> None:
+        """Take a restored state to where the module is by now."""
+        self._states = tree_map(lambda s: s.to(self.device), self._states)
 
     def _judge(self, batch: SequenceBatch, name: str) -> None:
         outputs = self(batch)
@@ -293,3 +315,8 @@ class SequenceTask(lightning.LightningModule, ABC):
         row = {name: float(value) for name, value in values.items()}
         for logger in self.loggers:
             logger.log_metrics({**row, "epoch": self.current_epoch}, step)
+
+
+def _processes() -> int:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if distributed else 1

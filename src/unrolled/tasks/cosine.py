@@ -11,6 +11,7 @@ from torch import Tensor
 from unrolled.data.batch import SequenceBatch
 from unrolled.data.schema import Schema
 from unrolled.errors import UserError
+from unrolled.models.readout import EveryStep, Last
 from unrolled.synthetic.cosine import Cosine as CosineSeries
 from unrolled.tasks.regression import Regression
 
@@ -55,6 +56,10 @@ class Cosine(Regression):
             raise UserError("task=cosine needs the data of a cosine: use data=cosine")
         if not getattr(self.model.encoder, "causal", True):
             raise UserError("task=cosine needs an encoder that goes forward only, to run freely")
+        if self.free_run_mode == "carry" and not isinstance(self.model.readout, Last | EveryStep):
+            raise UserError(
+                "task.free_run_mode=carry reads one step at a time; use readout=last or every_step"
+            )
 
     def on_test_epoch_end(self) -> None:
         """Also run freely."""
