@@ -380,7 +380,7 @@ def test_help_is_complete_and_imports_no_torch(tmp_path: Path) -> None:
         capture_output=True, text=True, cwd=tmp_path, check=True,
     )  # fmt: skip
     assert "task: adding, bitcount, copy" in done.stdout
-    assert "model: gru, lstm, rnn" in done.stdout
+    assert "model: elman, gru, linear_recurrent, " in done.stdout
     assert not list(tmp_path.iterdir())
 
 
