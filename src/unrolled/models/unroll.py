@@ -28,6 +28,7 @@ B batch, T time, I input size, H hidden size, N real steps of the batch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -50,7 +51,7 @@ from unrolled.models.state import (
 Projected: TypeAlias = Tensor | tuple[Tensor, ...]
 
 
-class Cell(nn.Module):
+class Cell(nn.Module, ABC):
     """One step of a recurrent network; a subclass gives `start` and `forward`.
 
     Every tensor of its state has the sequences at dimension 0. Sequences must not meet in `forward`
@@ -64,9 +65,9 @@ class Cell(nn.Module):
         super().__init__()
         self.output_size = output_size
 
+    @abstractmethod
     def start(self, batch_size: int, like: Tensor) -> State:
         """The state before the first step, with the dtype and device of `like`."""
-        raise NotImplementedError
 
     def project(self, x: Tensor) -> Projected:
         """What depends on the input alone, for all steps at once: `[N, input]` to `[N, ...]`."""
@@ -80,9 +81,9 @@ class Cell(nn.Module):
         """The opposite of `open`."""
         return state
 
+    @abstractmethod
     def forward(self, x: Any, state: Any) -> tuple[Tensor, State]:
         """One step: what `project` gave for it, `[batch, ...]`, to the output and the new state."""
-        raise NotImplementedError
 
 
 def unroll(

@@ -77,6 +77,8 @@ class SequenceTask(lightning.LightningModule, ABC):
         self._logged_step = 0
         # Of the stream that trains and of the one that is judged.
         self._states: dict[bool, Any] = {}
+        # Asked once: to look for the method costs as much as a small layer.
+        self._reinforced = isinstance(model.encoder, Reinforced)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of the running hook here some 40 times a step, and a module's
@@ -143,21 +145,23 @@ class SequenceTask(lightning.LightningModule, ABC):
         encoded = self.encode(batch)
         outputs = self.model.decode(encoded, batch.lengths)
         losses = self.losses(outputs, batch)
-        if isinstance(self.model.encoder, Reinforced):
+        if self._reinforced:
             items, targets = judged(outputs, batch.targets, batch.lengths)
             right = self.model.head.predict(items) == targets
-            losses = losses + self.model.encoder.reinforce_loss(right.to(losses.dtype))
+            encoder = cast(Reinforced, self.model.encoder)
+            losses = losses + encoder.reinforce_loss(right.to(losses.dtype))
         if self.loss_reduction == "sum":
             loss = losses.sum()
             scale: float = self.trainer.world_size
         else:
             loss = losses.mean()
             scale = batch.weight
-        for regularizer in self.regularizers:
-            loss = loss + regularizer(encoded, batch.lengths)
         # Gradients are averaged over the processes: each part counts by its share of the sequences.
         if scale != 1.0:
             loss = loss * scale
+        for regularizer in self.regularizers:
+            # Penalties are means, whatever becomes of the losses.
+            loss = loss + batch.weight * regularizer(encoded, batch.lengths)
         # `self.log` costs as much as a small model's forward pass: sum here, log every k steps.
         self._unlogged.add(loss.detach())
         return loss
@@ -225,10 +229,6 @@ class SequenceTask(lightning.LightningModule, ABC):
                 exact = known.get(f"{test}/{name}", known.get(name, computed.get(name)))
                 if exact is not None:
                     scores[f"{test}/{name}"] = exact
-            if f"{test}/mistakes" in scores:
-                # In step with an error that is known exactly.
-                wrong = scores[f"{test}/error"] * len(targets)
-                scores[f"{test}/mistakes"] = float(round(wrong))
         return scores
 
     def metric_direction(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from unrolled.data.module import SequenceData
 from unrolled.data.schema import Schema
 from unrolled.errors import UserError
 from unrolled.metrics.counting import ErrorRate, Mistakes, NumSequences
@@ -36,6 +37,14 @@ class Classification(SequenceTask):
     def trivial_input(self, train_targets: Tensor) -> Tensor:
         """Always the most frequent class."""
         return train_targets.mode().values
+
+    def trivial_scores(self, data: SequenceData) -> dict[str, float]:
+        """As every task's; the mistakes go with the error, which the data may know exactly."""
+        scores = super().trivial_scores(data)
+        for test in data.test_sources():
+            wrong = scores[f"{test}/error"] * scores[f"{test}/answers"]
+            scores[f"{test}/mistakes"] = float(round(wrong))
+        return scores
 
 
 class Memorize(Classification):

@@ -45,14 +45,12 @@ def judged(outputs: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, T
     if outputs.dim() == 3 and targets.dim() == 1:
         rows = torch.arange(len(outputs), device=outputs.device)
         return outputs[rows, lengths.to(outputs.device) - 1], targets
-    if outputs.dim() == 2 and targets.dim() == 2:
+    if targets.dim() == 1:
+        return outputs, targets
+    if outputs.dim() == 2:
         targets = last_targets(targets)
-        present = has_target(targets)
-        return outputs[present], targets[present]
-    if targets.dim() == 2:
-        present = has_target(targets)
-        return outputs[present], targets[present]
-    return outputs, targets
+    present = has_target(targets)
+    return outputs[present], targets[present]
 
 
 def asked(targets: Tensor, every_step: bool) -> Tensor:
