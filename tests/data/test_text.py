@@ -209,3 +209,14 @@ def test_a_grammars_perplexity_is_the_best_possible_and_a_files_is_not_known(tex
     grammar = Grammar(4, 1)
     assert TextData(grammar).best_possible() == {"perplexity": grammar.perplexity()}
     assert data_of(text).best_possible() == {}
+
+
+def test_another_text_is_read_by_the_vocabulary_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x y y z " * 50)
+    (tmp_path / "b.txt").write_text("z z z y w " * 50)
+    trained = TextData(TextFile(tmp_path / "a.txt"), 1, 1)
+    trained.save_schema(tmp_path / "schema")
+    other = TextData(TextFile(tmp_path / "b.txt"), 1, 1)
+    other.load_schema(tmp_path / "schema")
+    assert trained.vocabulary == other.vocabulary == ["y", "x", "z"]
+    assert other.source("test").features["symbol"][0, :5].tolist() == [4, 4, 4, 2, 1]

@@ -275,6 +275,26 @@ def test_what_was_stopped_after_any_epoch_has_the_losses_of_what_was_not(
     assert len(both[1].splitlines()) > 12
 
 
+def test_each_of_several_processes_goes_on_with_its_own_streams(tmp_path: Path) -> None:
+    # Three streams for two processes: their carried states differ in size.
+    typed = ["task=next_word", "trainer=ddp_cpu", "data.batch_size=3", "scheduler=constant",
+             "data.source.train_symbols=3200", "data.source.eval_symbols=600", "test=false",
+             "trainer.log_every_n_steps=1", "logger=none"]  # fmt: skip
+    for name, steps in (("whole", 12), ("part", 6)):
+        done = unrolled(
+            "train", *typed, f"trainer.max_steps={steps}", f"run_dir={name}", cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+    done = unrolled("train", "resume=part", "trainer.max_steps=12", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    losses = [
+        [row["train/loss"] for row in rows(tmp_path / name) if row["train/loss"]]
+        for name in ("whole", "part")
+    ]
+    assert len(losses[0]) == 12
+    assert losses[0] == losses[1]
+
+
 def test_a_limit_within_an_epoch_is_followed_by_a_validation(tmp_path: Path) -> None:
     done = unrolled("train", *SMALL, "trainer.max_steps=6", "run_dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
