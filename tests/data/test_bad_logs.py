@@ -152,9 +152,9 @@ BAD: dict[str, tuple[Callable[[list[list[str]]], None], dict[str, Any], str]] = 
         "(column 'buys'); there is nothing to learn or to judge",
     ),
     "another word for a split": (
-        _set((8, 5, "valid"), (9, 5, "valid")),
+        _set((8, 5, "later"), (9, 5, "later")),
         {},
-        "{path}: " + WORDS + "1 sequences are not so, for example visit s4 with 'valid'",
+        "{path}: " + WORDS + "1 sequences are not so, for example visit s4 with 'later'",
     ),
     "a split that is missing": (
         _set((8, 5, ""), (9, 5, "")),
@@ -327,9 +327,8 @@ def test_a_parquet_file_that_was_cut_or_damaged_is_told(tmp_path: Path, keep: st
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"label": None}, "give either label (a column) or target_event (an event type)"),
         ({"target_event": "buy", "event_type": "page"},
-         "give either label (a column) or target_event (an event type)"),
+         "give either label (a column) or target_event (an event type), not both"),
         ({"label": None, "target_event": "buy"},
          "target_event needs event_type, the column that holds it"),
         ({"time": None}, "gap needs time, the column it is computed from"),
@@ -338,9 +337,9 @@ def test_a_parquet_file_that_was_cut_or_damaged_is_told(tmp_path: Path, keep: st
         ({"val_fraction": 0.5, "test_fraction": 0.5},
          "val_fraction and test_fraction leave nothing to train on"),
         ({"categorical": [], "numeric": {}, "gap": False},
-         "there is no feature: give categorical, numeric or gap"),
+         "there is no feature: give item, categorical, numeric or gap"),
         ({"categorical": ["page", "price"]}, "categorical and numeric both name price"),
-        ({"categorical": ["page", "page"]}, "categorical names page more than once"),
+        ({"categorical": ["page", "page"]}, "item and categorical name page more than once"),
         ({"categorical": ["gap"]}, "gap adds a feature of that name, which a column has already"),
         ({"categorical": ["id", "Label"]},
          "a feature can't be called Label, id: the store's own column"),
@@ -358,4 +357,4 @@ def test_a_description_that_contradicts_itself_is_told(
 
 
 def test_all_contradictions_are_told_at_once() -> None:
-    assert len(LogColumns(sequence="s", order="o", gap=True).problems()) == 3
+    assert len(LogColumns(sequence="s", order="o", gap=True).problems()) == 2

@@ -142,6 +142,7 @@ def test_every_value_of_a_small_log_is_the_one_computed_by_hand(tmp_path: Path, 
         "per_step": False,
         "target_mean": 0.0,
         "target_std": 1.0,
+        "target_feature": None,
     }
     assert pq.read_table(store / "vocab" / "page.parquet").to_pylist() == [
         {"value": "home", "id": 2, "count": 2},

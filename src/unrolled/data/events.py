@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from unrolled.data.module import SequenceData, Split
 from unrolled.data.prepare import LogSource, encode, prepare
-from unrolled.data.schema import Schema
-from unrolled.data.store import JaggedSequences, read_meta
+from unrolled.data.schema import Categorical, Schema
+from unrolled.data.store import JaggedSequences, Target, read_meta
 from unrolled.errors import UserError
 
 
@@ -25,6 +26,8 @@ class EventData(SequenceData):
     Args:
         source: The log and what its columns mean.
         store_dir: Folder of the prepared stores.
+        target: What is asked of a sequence: its `label`; or after each event what comes next, the
+            item (`next_item`) or type and time (`next_event`).
         batch_size: Sequences of an optimizer step, over all processes.
         eval_batch_size: Sequences of a validation or test batch, over all processes.
         shuffle: A new order of the training sequences each epoch.
@@ -35,6 +38,7 @@ class EventData(SequenceData):
         self,
         source: LogSource,
         store_dir: Path,
+        target: Target = "label",
         batch_size: PositiveInt = 128,
         eval_batch_size: PositiveInt = 512,
         shuffle: bool = True,
@@ -43,6 +47,7 @@ class EventData(SequenceData):
         super().__init__(batch_size, eval_batch_size, shuffle, seed)
         self.log_source = source
         self.store_dir = Path(store_dir)
+        self.target: Target = target
         self._store: Path | None = None
         self._schema_dir: Path | None = None
 
@@ -66,7 +71,25 @@ class EventData(SequenceData):
     @property
     def schema(self) -> Schema:
         """The features of the store, or of the run whose schema was taken up."""
-        return Schema.from_dict(self._meta["schema"])
+        stored = Schema.from_dict(self._meta["schema"])
+        if self.target == "label":
+            if stored.num_classes is None:
+                raise UserError(
+                    "data.target=label: these sequences have no label; give data.source.label "
+                    "or data.source.target_event, or ask what comes next: task=next_item"
+                )
+            return stored
+        key = "item" if self.target == "next_item" else "event_type"
+        asked = self._meta["description"][key]
+        ids = {f.name: f.num_ids for f in stored.features if isinstance(f, Categorical)}
+        if asked not in ids:
+            raise UserError(
+                f"data.target={self.target} needs data.source.{key}, a categorical column of the "
+                f"log; it is {asked!r}, and the categorical columns are {', '.join(ids) or 'none'}"
+            )
+        if self.target == "next_event" and self._meta["description"]["time"] is None:
+            raise UserError("data.target=next_event needs data.source.time")
+        return replace(stored, num_classes=ids[asked], per_step=True, target_feature=asked)
 
     @property
     def _meta(self) -> dict[str, Any]:
@@ -101,15 +124,17 @@ class EventData(SequenceData):
     def source(self, split: Split) -> JaggedSequences:
         """The sequences of a split, memory-mapped; of other data all are for the test."""
         if self._other is not None:
-            return JaggedSequences.from_table(self._rows(split), self.schema)
-        return JaggedSequences.open(self.store / f"{split}-00000.arrow", self.schema)
+            return JaggedSequences.from_table(self._rows(split), self.schema, self.target)
+        return JaggedSequences.open(self.store / f"{split}-00000.arrow", self.schema, self.target)
 
     def _rows(self, split: Split) -> pa.Table:
         assert self._other is not None
         return self._other if split == "test" else self._other.slice(0, 0)
 
     def train_targets(self) -> Tensor:
-        """The labels of the training sequences, in no particular order."""
+        """The targets of the training sequences, in no particular order."""
+        if self.target != "label":
+            return self.source("train").targets()
         count = self._meta["counts"]["train"]
         targets = torch.zeros(count["sequences"], dtype=torch.int64)
         targets[: count["positive"]] = 1
@@ -118,9 +143,11 @@ class EventData(SequenceData):
     def sequence_ids(self, split: Split) -> pa.Array:
         """The log's own ids of the sequences of a split."""
         if self._other is not None:
-            return self._rows(split)["id"].combine_chunks()
-        with pa.memory_map(str(self.store / f"{split}-00000.arrow")) as file:
-            return pa.ipc.open_file(file).read_all()["id"].combine_chunks()
+            ids = self._rows(split)["id"].combine_chunks()
+        else:
+            with pa.memory_map(str(self.store / f"{split}-00000.arrow")) as file:
+                ids = pa.ipc.open_file(file).read_all()["id"].combine_chunks()
+        return ids.take(pa.array(self.source(split).rows.numpy()))
 
     def read(self, path: Path) -> tuple[pa.Table, JaggedSequences]:
         """New events in the columns of the log; labels are not needed.
@@ -131,8 +158,9 @@ class EventData(SequenceData):
         columns = self.log_source.columns()
         tables: dict[str, Path | pa.Table | None] = {"events": path, "labels": None}
         encoded = encode(self._schema_dir or self.store, columns, tables, labelled=False)
-        ids = pa.table({columns.sequence: encoded["id"]})
-        return ids, JaggedSequences.from_table(encoded, self.schema)
+        source = JaggedSequences.from_table(encoded, self.schema, self.target)
+        ids = encoded["id"].take(pa.array(source.rows.numpy()))
+        return pa.table({columns.sequence: ids}), source
 
     def save_schema(self, directory: Path) -> None:
         """Copy what encodes new events: description, statistics and vocabularies."""

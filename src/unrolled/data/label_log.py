@@ -11,6 +11,9 @@ from unrolled.data.sql import Identifier
 from unrolled.data.tables import one_row
 from unrolled.errors import UserError
 
+_OTHER_WORDS = ("dev", "valid", "validation")
+"""What other logs call `val`."""
+
 
 def join_labels(
     connection: duckdb.DuckDBPyConnection,
@@ -75,10 +78,27 @@ def split_sequences(
         order = "first_row"
     elif columns.split is not None:
         words = ("train", "val", "test")
-        _check_words(connection, columns, where, "split", columns.split, words, words)
+        _check_words(
+            connection, columns, where, "split", columns.split, words, (*words, *_OTHER_WORDS)
+        )
+        said = "lower(split_value::VARCHAR)"
         connection.execute("ALTER TABLE sequences ADD COLUMN split VARCHAR")
-        connection.execute("UPDATE sequences SET split = lower(split_value::VARCHAR)")
+        connection.execute(
+            f"UPDATE sequences SET split = CASE WHEN {said} IN {_OTHER_WORDS} THEN 'val' "
+            f"ELSE {said} END"
+        )
         order = "first_row"
+        if not one_row(connection, "SELECT bool_or(split = 'val') FROM sequences")[0]:
+            connection.execute(
+                f"""
+                UPDATE sequences SET split = 'val' WHERE sequence_id IN (
+                    SELECT sequence_id FROM (
+                        SELECT sequence_id, (row_number() OVER (ORDER BY start, first_row) - 0.5)
+                                            / count(*) OVER () AS place
+                        FROM sequences WHERE split = 'train')
+                    WHERE place > {1 - columns.val_fraction})
+                """
+            )
     else:
         val_from = 1 - columns.val_fraction - columns.test_fraction
         connection.execute(

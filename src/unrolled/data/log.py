@@ -19,6 +19,9 @@ from unrolled.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+RESERVED = ("id", "label", "event_time")
+"""The store's own columns."""
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -31,6 +34,8 @@ class LogColumns:
         order: Column by which the events of a sequence are ordered.
         time: Column with the time of an event, a timestamp or seconds; None where there is none.
         event_type: Column with the type of an event; needed by `target_event` alone.
+        item: Column with the item of an event, a categorical feature too; what `task=next_item`
+            asks for.
         categorical: Columns that become ids, from vocabularies of the training sequences.
         numeric: Columns that become numbers, and how: `standard` takes off the training mean and
             divides by the training deviation; `log` takes log(1 + x) first, for amounts and
@@ -39,9 +44,11 @@ class LogColumns:
         label: Column with the label of a sequence, 0 or 1, in the log or in the label table.
         target_event: Without a label column: a sequence is labelled 1 when it has an event of this
             type, and its input ends before the first of them.
-        split: Column that says `train`, `val` or `test` for a sequence.
+        split: Column that says `train`, `val` (also `dev`, `valid`, `validation`) or `test` for a
+            sequence.
         val_fraction: Without a split column: the share of sequences to validate on; the sequences
-            are split by the time of their first event.
+            are split by the time of their first event. With one that has no `val`: the share of
+            the training sequences, the last ones.
         test_fraction: Without a split column: the share of sequences, the last ones, to test on.
         min_length: Shorter sequences are left out.
         max_length: Of a longer sequence only the last `max_length` events are kept.
@@ -51,6 +58,7 @@ class LogColumns:
     order: str
     time: str | None = None
     event_type: str | None = None
+    item: str | None = None
     categorical: Sequence[str] = ()
     numeric: Mapping[str, Literal["standard", "log"]] = field(default_factory=dict)
     gap: bool = False
@@ -62,11 +70,21 @@ class LogColumns:
     min_length: Annotated[int, Field(ge=1)] = 1
     max_length: Annotated[int, Field(ge=1)] | None = None
 
+    @property
+    def categories(self) -> list[str]:
+        """All columns that become ids, the item first."""
+        return [*([self.item] if self.item is not None else []), *self.categorical]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether sequences have a label."""
+        return self.label is not None or self.target_event is not None
+
     def problems(self) -> list[str]:
         """What can't be right about the description, whatever the file holds."""
         found = []
-        if (self.label is None) == (self.target_event is None):
-            found.append("give either label (a column) or target_event (an event type)")
+        if self.label is not None and self.target_event is not None:
+            found.append("give either label (a column) or target_event (an event type), not both")
         if self.target_event is not None and self.event_type is None:
             found.append("target_event needs event_type, the column that holds it")
         if self.gap and self.time is None:
@@ -75,22 +93,22 @@ class LogColumns:
             found.append("a split by time needs time; or give split, a column")
         if self.val_fraction + self.test_fraction >= 1:
             found.append("val_fraction and test_fraction leave nothing to train on")
-        if not (self.categorical or self.numeric or self.gap):
-            found.append("there is no feature: give categorical, numeric or gap")
+        if not (self.categories or self.numeric or self.gap):
+            found.append("there is no feature: give item, categorical, numeric or gap")
         of_sequence = {"label": self.label, "split": self.split, "sequence": self.sequence}
         for key, column in of_sequence.items():
-            if column is not None and column in {*self.categorical, *self.numeric}:
+            if column is not None and column in {*self.categories, *self.numeric}:
                 found.append(f"'{column}' is the {key}; as a feature it would give the answer away")
-        both = set(self.categorical) & set(self.numeric)
+        both = set(self.categories) & set(self.numeric)
         if both:
             found.append(f"categorical and numeric both name {', '.join(sorted(both))}")
-        features = [*self.categorical, *self.numeric]
-        twice = {name for name in self.categorical if list(self.categorical).count(name) > 1}
+        features = [*self.categories, *self.numeric]
+        twice = {name for name in self.categories if self.categories.count(name) > 1}
         if twice:
-            found.append(f"categorical names {', '.join(sorted(twice))} more than once")
+            found.append(f"item and categorical name {', '.join(sorted(twice))} more than once")
         if self.gap and "gap" in features:
             found.append("gap adds a feature of that name, which a column has already")
-        reserved = sorted({name for name in features if name.lower() in ("id", "label")})
+        reserved = sorted({name for name in features if name.lower() in RESERVED})
         if reserved:
             found.append(f"a feature can't be called {', '.join(reserved)}: the store's own column")
         if self.max_length is not None and self.max_length < self.min_length:

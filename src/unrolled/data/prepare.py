@@ -36,7 +36,7 @@ from unrolled.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SPLITS = ("train", "val", "test")
 
 
@@ -77,13 +77,13 @@ def prepare(source: LogSource, root: Path) -> Path:
     tables = source.tables()
     where = _where(tables)
     with _connect(where) as connection:
-        read = load_events(connection, columns, tables, labelled=True)
-        vocabularies = {c: _build_vocabulary(connection, c, where) for c in columns.categorical}
+        read = load_events(connection, columns, tables, labelled=columns.labelled)
+        vocabularies = {c: _build_vocabulary(connection, c, where) for c in columns.categories}
         statistics = {f: _statistics(connection, f, where) for f in _numeric(columns)}
         schema = Schema(
             tuple(Categorical(c, len(v) + UNKNOWN_ID + 1) for c, v in vocabularies.items())
             + tuple(Numeric(f) for f in _numeric(columns)),
-            num_classes=2,
+            num_classes=2 if columns.labelled else None,
         )
         with _appears_complete(path) as partial:
             (partial / "vocab").mkdir()
@@ -138,11 +138,12 @@ def encode(
     meta = json.loads((store / "store.json").read_text())
     trained = meta["description"]
     features = {
+        **({trained["item"]: "categorical"} if trained["item"] else {}),
         **dict.fromkeys(trained["categorical"], "categorical"),
         **trained["numeric"],
         **({"gap": "log"} if trained["gap"] else {}),
     }
-    given = {**dict.fromkeys(columns.categorical, "categorical"), **_numeric(columns)}
+    given = {**dict.fromkeys(columns.categories, "categorical"), **_numeric(columns)}
     if given != features:
         raise UserError(
             f"the features {_listed(given)} are not those that the model was trained on: "
@@ -155,7 +156,7 @@ def encode(
                 "SELECT * FROM read_parquet($path) ORDER BY id",
                 params={"path": str(_vocabulary_path(store, c))},
             ).to_arrow_table()
-            for c in columns.categorical
+            for c in columns.categories
         }
         return _encode(connection, columns, vocabularies, meta["statistics"], None)
 
@@ -254,6 +255,8 @@ def _encode(
             f"list(coalesce((e.{feature(column)} - {values['mean']!r}) / {values['std']!r}, 0)"
             f"::FLOAT ORDER BY e.position) AS {Identifier(column)}"
         )
+    if columns.time is not None:
+        select.append("list(e.event_time ORDER BY e.position) AS event_time")
     where = "" if split is None else f"WHERE s.split = '{split}'"
     return connection.sql(
         f"""
@@ -321,10 +324,8 @@ def _report(path: Path, meta: dict[str, Any]) -> None:
         + "".join(f"; {n:,} {what}" for what, n in meta["read"]["dropped"].items() if n)
     ]
     for split, count in meta["counts"].items():
-        share = count["positive"] / max(count["sequences"], 1)
-        lines = [
-            *lines,
-            f"  {split:5} {count['sequences']:>9,} sequences {count['events']:>11,} events, "
-            f"{share:.2%} positive",
-        ]
+        line = f"  {split:5} {count['sequences']:>9,} sequences {count['events']:>11,} events"
+        if meta["schema"]["num_classes"] is not None:
+            line += f", {count['positive'] / max(count['sequences'], 1):.2%} positive"
+        lines = [*lines, line]
     print("\n".join(lines), file=sys.stderr)

@@ -101,6 +101,8 @@ def _check_columns(
         "data.source.event_type": columns.event_type if columns.target_event else None,
     }
     pairs = [(key, name) for key, name in of_event.items() if name is not None]
+    if columns.item is not None:
+        pairs.append(("data.source.item", columns.item))
     pairs += [("data.source.categorical", name) for name in columns.categorical]
     pairs += [("data.source.numeric", name) for name in columns.numeric]
     per_sequence = [(f"data.source.{key}", name) for key, name in wanted.items()]
@@ -137,7 +139,7 @@ def _read_events(
     kinds = [columns.event_type] if columns.event_type and columns.target_event else []
     # New events may lack a value in all of their rows; what is trained on may not.
     for name in dict.fromkeys(
-        [columns.sequence, *((*kinds, *columns.categorical) if training else ())]
+        [columns.sequence, *((*kinds, *columns.categories) if training else ())]
     ):
         _check_has_value(connection, events, where, name)
     select = [
@@ -152,7 +154,7 @@ def _read_events(
         select.append(f"{seconds} AS event_time")
     select += [f"{Identifier(name)}::VARCHAR AS event_type" for name in kinds]
     # As text: the same category in whatever type a file holds it.
-    select += [f"{Identifier(name)}::VARCHAR AS {feature(name)}" for name in columns.categorical]
+    select += [f"{Identifier(name)}::VARCHAR AS {feature(name)}" for name in columns.categories]
     for name, transform in columns.numeric.items():
         number = f"TRY_CAST({Identifier(name)} AS DOUBLE)"
         finite = f"CASE WHEN isfinite({number}) THEN {number} END"

@@ -46,6 +46,8 @@ class Schema:
         per_step: Whether every step has a target, `[batch, time]`, or every sequence, `[batch]`.
         target_mean: Mean of the training targets, where they are real numbers.
         target_std: Their standard deviation.
+        target_feature: The categorical feature whose next value is the target; None where it is
+            no feature.
     """
 
     features: tuple[Categorical | Numeric, ...]
@@ -53,6 +55,7 @@ class Schema:
     per_step: bool = False
     target_mean: float = 0.0
     target_std: float = 1.0
+    target_feature: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` reads it back."""
@@ -63,6 +66,7 @@ class Schema:
             "per_step": self.per_step,
             "target_mean": self.target_mean,
             "target_std": self.target_std,
+            "target_feature": self.target_feature,
         }
 
     @classmethod
