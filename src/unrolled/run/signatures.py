@@ -102,7 +102,10 @@ def _dataclass_fields(cls: griffe.Class) -> dict[str, Parameter]:
         if isinstance(parent, griffe.Class):
             fields.update(_dataclass_fields(parent))
     for name, member in cls.members.items():
-        if isinstance(member, griffe.Attribute) and member.annotation is not None:
+        # A property looks like an attribute to griffe.
+        if not isinstance(member, griffe.Attribute) or "property" in member.labels:
+            continue
+        if member.annotation is not None:
             fields[name] = _parameter(name, member.annotation, member.value)
     return fields
 
