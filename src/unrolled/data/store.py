@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from unrolled.data.batch import NO_TARGET, SequenceBatch
+from unrolled.data.batch import NO_TARGET, SequenceBatch, batch_sizes
 from unrolled.data.schema import Schema
 from unrolled.errors import UserError
 
@@ -116,6 +116,37 @@ class JaggedSequences:
             schema.target_feature,
         )
 
+    @property
+    def per_step(self) -> bool:
+        """Whether each step has a target, or each sequence."""
+        return self.target != "label"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the columns are and batches are gathered."""
+        return next(iter(self.columns.values())).device
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the columns."""
+        times = [] if self.times is None else [self.times]
+        return sum(values.nbytes for values in [*self.columns.values(), *times])
+
+    def copy_to(self, device: torch.device) -> JaggedSequences:
+        """The sequences with their columns in the memory of `device`; lengths stay on the CPU."""
+
+        def copy(values: Tensor) -> Tensor:
+            return values.to(device, copy=True)
+
+        return JaggedSequences(
+            {name: copy(values) for name, values in self.columns.items()},
+            self.offsets,
+            None if self.labels is None else copy(self.labels),
+            None if self.times is None else copy(self.times),
+            self.target,
+            self.target_feature,
+        )
+
     def gather(self, indices: Tensor) -> SequenceBatch:
         """The sequences `indices` as one batch, padded to its longest.
 
@@ -124,22 +155,61 @@ class JaggedSequences:
         `NO_TARGET` or NaN.
         """
         lengths = self.lengths[indices]
-        steps = torch.arange(int(lengths.max()))
-        real = steps < lengths.unsqueeze(1)
-        positions = (self.starts[indices].unsqueeze(1) + steps).masked_fill_(~real, 0)
+        steps = torch.arange(int(lengths.max()), device=self.device)
+        past = steps >= self._put(lengths).unsqueeze(1)
+        begins = self._put(self.starts[indices])
+        positions = (begins.unsqueeze(1) + steps).masked_fill_(past, 0)
+        flat = positions.flatten()
         features = {
-            name: values[positions].masked_fill_(~real, 0) for name, values in self.columns.items()
+            name: values.index_select(0, flat).view(past.shape).masked_fill_(past, 0)
+            for name, values in self.columns.items()
         }
-        if self.target == "label":
-            assert self.labels is not None
-            targets = self.labels[self.rows[indices]]
+        if self.labels is not None and not self.per_step:
+            targets = self.labels[self._put(self.rows[indices])]
         else:
             none = NO_TARGET if self.target == "next_item" else float("nan")
             targets = self.targets_at(positions)
-            targets = targets.masked_fill_(
-                ~real.view(*real.shape, *[1] * (targets.dim() - 2)), none
-            )
-        return SequenceBatch(features, lengths, targets, indices)
+            targets = targets.masked_fill_(past.view(*past.shape, *[1] * (targets.dim() - 2)), none)
+        return SequenceBatch(features, lengths, targets, self._put(indices))
+
+    def pack(self, indices: Tensor) -> SequenceBatch:
+        """The sequences `indices` as one packed batch, longest first: no padding anywhere."""
+        lengths, order = self.lengths[indices].sort(descending=True, stable=True)
+        return self.cut(indices[order], torch.zeros_like(lengths), lengths)
+
+    def cut(self, indices: Tensor, first: Tensor, lengths: Tensor) -> SequenceBatch:
+        """Pieces of sequences as one packed batch.
+
+        Args:
+            indices: `[piece]`, the sequences.
+            first: `[piece]`, the first step of each piece.
+            lengths: `[piece]`, its number of steps, longest first.
+
+        Returns:
+            Features `[N]`. Targets are `[piece]` labels, `NO_TARGET` where a piece has not the
+            last step of its sequence; or `[N]` or `[N, 2]` of the steps, as in `gather`.
+        """
+        sizes = batch_sizes(lengths)
+        count = int(lengths.sum())
+        # Row n is step t of sequence k: the rows of step t come after those of the steps before.
+        before = self._put(sizes.cumsum(0) - sizes)
+        steps = torch.arange(len(sizes), device=self.device)
+        step = steps.repeat_interleave(self._put(sizes), output_size=count)
+        rank = torch.arange(count, device=self.device).sub_(before[step])
+        positions = self._put(self.starts[indices] + first)[rank].add_(step)
+        features = {
+            name: values.index_select(0, positions) for name, values in self.columns.items()
+        }
+        if self.labels is not None and not self.per_step:
+            ended = first + lengths == self.lengths[indices]
+            targets = self.labels[self._put(self.rows[indices])]
+            targets = targets.where(self._put(ended), NO_TARGET)
+        else:
+            targets = self.targets_at(positions)
+        return SequenceBatch(features, lengths, targets, self._put(indices), packed=True)
+
+    def _put(self, values: Tensor) -> Tensor:
+        return values.to(self.device, non_blocking=True)
 
     def targets_at(self, positions: Tensor) -> Tensor:
         """The targets of the steps at `positions`, `[...]`: `[...]` or `[..., 2]`."""
@@ -158,7 +228,8 @@ class JaggedSequences:
             return self.labels
         first = self.lengths.cumsum(0) - self.lengths
         steps = torch.arange(int(self.lengths.sum()))
-        return self.targets_at(steps + (self.starts - first).repeat_interleave(self.lengths))
+        positions = steps + (self.starts - first).repeat_interleave(self.lengths)
+        return self.targets_at(self._put(positions))
 
 
 def read_meta(store: Path) -> dict[str, Any]:

@@ -53,6 +53,25 @@ class TensorSequences:
             targets = targets[:, :longest]
         return SequenceBatch(features, lengths, targets, on_device)
 
+    @property
+    def per_step(self) -> bool:
+        """Whether each step has a target, or each sequence."""
+        return self._targets.dim() > 1
+
+    def cut(self, indices: Tensor, first: Tensor, lengths: Tensor) -> SequenceBatch:
+        """Pieces of sequences, padded.
+
+        Args:
+            indices: `[piece]`, the sequences.
+            first: `[piece]`, the first step of each piece; the same of all.
+            lengths: `[piece]`, its number of steps; the same of all.
+        """
+        window = slice(int(first[0]), int(first[0] + lengths[0]))
+        assert bool((first == first[0]).all() and (lengths == lengths[0]).all())
+        on_device = indices.to(self._targets.device)
+        features = {name: values[on_device, window] for name, values in self.features.items()}
+        return SequenceBatch(features, lengths, self._targets[on_device, window], on_device)
+
     def targets(self) -> Tensor:
         """All targets, in the order of the indices."""
         return self._targets
