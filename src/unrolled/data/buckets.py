@@ -10,9 +10,8 @@ from torch import Tensor
 from unrolled.data.batching import Source, WholeSequences
 from unrolled.errors import UserError
 
-JITTER = 0.1
-"""A sequence is sorted by its length times a random factor of 1 to 1 + JITTER. It meets others of
-nearly its own length only; more jitter mixes them better and pads more."""
+WIDTH = 0.1
+"""Lengths of a bucket differ by at most this share of the shortest."""
 
 
 class SizedSource(Source, Protocol):
@@ -23,18 +22,21 @@ class SizedSource(Source, Protocol):
 
 
 class BucketedLoader(WholeSequences):
-    """Batches of about the same number of events; every sequence exactly once an epoch.
+    """Batches from buckets of similar lengths; every sequence exactly once an epoch.
 
-    The sequences are sorted by length, blurred by `JITTER`, and cut into
-    `ceil(events / events_per_batch)` batches at equal distances in events; the batches come in
-    random order. A batch of short sequences has more of them. As the loss is a mean over the
-    sequences of a batch, and all batches count alike, a sequence counts in proportion to its
-    length.
+    A bucket holds all sequences whose lengths differ by at most `WIDTH`. Its sequences are shuffled
+    and cut into nearly equal batches, and the batches of all buckets come in random order. There
+    are as many in each epoch.
+
+    A batch of short sequences has more of them. As the loss is a mean over the sequences of a
+    batch, and all batches count alike, a sequence counts about in proportion to its length.
 
     Args:
         source: Where the sequences are.
-        events_per_batch: Real events of a global batch, all ranks together: on average at most,
-            in a single one at most the longest sequence more.
+        events_per_batch: Steps of a global batch, all ranks together and padding included: at most,
+            unless a single sequence is longer.
+        min_share: A bucket with less than this share of a batch's steps takes in the next shorter
+            lengths too, so that no batch is tiny; 0 pads least.
         shuffle: A new order each epoch; without, the sequences come shortest first.
         seed: Of the order.
         rank: This process.
@@ -47,6 +49,7 @@ class BucketedLoader(WholeSequences):
         self,
         source: SizedSource,
         events_per_batch: int,
+        min_share: float = 0.25,
         *,
         shuffle: bool = False,
         seed: int = 0,
@@ -55,37 +58,59 @@ class BucketedLoader(WholeSequences):
     ) -> None:
         super().__init__(source, shuffle=shuffle, seed=seed, rank=rank, num_ranks=num_ranks)
         self.events_per_batch = events_per_batch
-        self.num_events = int(source.lengths.sum())
-        self.num_batches = -(-self.num_events // events_per_batch)
+        longest = bucket_lengths(source.lengths, min_share * events_per_batch)
+        self.bucket = torch.searchsorted(longest, source.lengths)
+        counts = self.bucket.bincount(minlength=len(longest))
+        sizes = (events_per_batch // longest).clamp(min=1)
+        ends = [torch.zeros(1, dtype=torch.int64)]
+        for count, size in zip(counts.tolist(), sizes.tolist(), strict=True):
+            batches = -(-count // size)
+            ends.append(ends[-1][-1] + torch.arange(1, batches + 1) * count // batches)
+        cut = torch.cat(ends)
+        self.bounds = torch.stack([cut[:-1], cut[1:]], 1)
+        self.num_batches = len(self.bounds)
 
     def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Sort, cut, and shuffle the batches."""
-        lengths, count = self.source.lengths, self.num_batches
+        """Shuffle within the buckets, and the batches."""
+        order = self.order(epoch)
         if not self.shuffle:
-            order, batches = lengths.argsort(stable=True), torch.arange(count)
-        else:
-            random = self.random(epoch)
-            blur = 1 + JITTER * torch.rand(len(lengths), generator=random, dtype=torch.float64)
-            order = (lengths * blur).argsort(stable=True)
-            batches = torch.randperm(count, generator=random)
-        # A sequence belongs to the batch in whose share of the events its first event lies.
-        sizes = lengths[order]
-        first = sizes.cumsum(0) - sizes
-        shares = -(-torch.arange(count + 1) * self.num_events // max(count, 1))
-        ends = torch.searchsorted(first, shares)
-        return order, torch.stack([ends[:-1], ends[1:]], 1)[batches]
+            return self.source.lengths.argsort(stable=True), self.bounds
+        order = order[self.bucket[order].argsort(stable=True)]
+        # Other numbers than those of the order, which has them from the same start.
+        random = self.random(-1 - epoch)
+        return order, self.bounds[torch.randperm(self.num_batches, generator=random)]
 
     def require_shares(self) -> None:
-        """Each batch has a sequence for each process: its share holds that many of the longest.
+        """Each batch has a sequence for each process.
 
         Raises:
-            UserError: When it might not.
+            UserError: When one has not.
         """
-        longest = int(self.source.lengths.max()) if len(self.source) else 0
-        enough = self.num_events >= self.num_batches * longest * self.num_ranks
-        if self.num_batches > 1 and not enough:
+        smallest = int(self.bounds.diff(dim=1).min()) if self.num_batches else 0
+        if self.num_batches and smallest < self.num_ranks:
             raise UserError(
-                f"data.events_per_batch={self.events_per_batch} is too small: the longest training "
-                f"sequence has {longest} steps, and each of {self.num_ranks} processes needs a "
-                f"sequence of each batch; make it at least {2 * longest * self.num_ranks}"
+                f"data.events_per_batch={self.events_per_batch} makes batches of {smallest} of the "
+                f"longest sequences, too few for {self.num_ranks} processes; make it larger"
             )
+
+
+def bucket_lengths(lengths: Tensor, min_events: float) -> Tensor:
+    """The longest length of each bucket, rising, `[bucket]` int64.
+
+    Args:
+        lengths: `[sequence]`, in any order.
+        min_events: Steps that a bucket has at least, if all have so many together.
+    """
+    counts = lengths.bincount()
+    values = counts.nonzero()[:, 0]
+    before = torch.cat([values.new_zeros(1), (values * counts[values]).cumsum(0)])
+    chosen: list[int] = []
+    last = len(values) - 1
+    while last >= 0:
+        chosen.append(last)
+        near = int(torch.searchsorted(values, values[last] / (1 + WIDTH)))
+        enough = int(torch.searchsorted(before, before[last + 1] - min_events, right=True)) - 1
+        first = max(min(near, enough), 0)
+        # A rest that is too small belongs to the last bucket.
+        last = first - 1 if before[first] >= max(min_events, 1) else -1
+    return values[torch.tensor(chosen[::-1], dtype=torch.int64)]

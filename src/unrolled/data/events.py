@@ -43,8 +43,8 @@ class EventData(SequenceData):
             a window at a time with the state carried along, for encoders that read forward only.
             To validate and test, sequences are whole: padded with `random`, in buckets with
             `bucketed`, else packed.
-        events_per_batch: Events of a `bucketed` batch, over all processes, without the padding; on
-            average at most.
+        events_per_batch: Steps of a `bucketed` batch, over all processes and with its padding, at
+            most.
         bptt: Steps of a window of `stream`: gradients end at its beginning.
         placement: Where the events lie: on `disk`, memory-mapped; in `memory`; or on the `device`
             that trains, where batches are gathered then. `auto` takes the device where it is a GPU
@@ -63,7 +63,7 @@ class EventData(SequenceData):
         shuffle: bool = True,
         seed: int = 0,
         batching: Batching = "random",
-        events_per_batch: PositiveInt = 4096,
+        events_per_batch: PositiveInt = 2048,
         bptt: PositiveInt = 20,
         placement: Placement = "auto",
     ) -> None:
@@ -160,7 +160,8 @@ class EventData(SequenceData):
         if self.batching == "random":
             return super().make_loader(placed, train, **sharding)
         if self.batching == "bucketed":
-            return BucketedLoader(placed, self.events_per_batch, **sharding)
+            min_share = 0.25 if train else 0.0
+            return BucketedLoader(placed, self.events_per_batch, min_share, **sharding)
         if self.batching == "stream" and train:
             return StreamLoader(placed, self.bptt, self.batch_size, **sharding)
         return PackedLoader(placed, self.size(train, sharding["num_ranks"]), **sharding)
