@@ -40,9 +40,16 @@ class Source(Protocol):
 class PackedSource(Source, Protocol):
     """Sequences that can be gathered without padding."""
 
-    def pack(self, indices: Tensor) -> SequenceBatch:
-        """The packed batch of the sequences `indices`, longest first whatever their order."""
+    def pack(self, indices: Tensor, counts: list[int]) -> Iterator[SequenceBatch]:
+        """The sequences `indices` as packed batches of `counts` sequences each.
+
+        In each batch they stand longest first, whatever their order.
+        """
         ...
+
+
+AT_ONCE = 16
+"""Batches that are gathered together where that is faster, which for small ones it is."""
 
 
 class Loader(ABC):
@@ -81,8 +88,13 @@ class Loader(ABC):
         """Work out which batches the epoch has."""
 
     @abstractmethod
-    def batch(self, k: int) -> SequenceBatch | None:
-        """This rank's part of the epoch's batch `k`; None where it has no share."""
+    def batches(self, first: int, end: int) -> Iterator[SequenceBatch | None]:
+        """This rank's parts of some of the epoch's batches; None where it has no share.
+
+        Args:
+            first: Number of the first batch.
+            end: That after the last.
+        """
 
     @abstractmethod
     def require_shares(self) -> None:
@@ -111,12 +123,13 @@ class Loader(ABC):
         self._resumed = False
         self.begin(self.epoch)
         while self.next_batch < self.num_batches:
-            k = self.next_batch
-            # Before the yield, so that a state saved while the batch is in use counts it as used.
-            self.next_batch += 1
-            batch = self.batch(k)
-            if batch is not None:
-                yield batch
+            end = min(self.next_batch + AT_ONCE, self.num_batches)
+            for batch in self.batches(self.next_batch, end):
+                # Before the yield, so that a state saved while the batch is in use counts it as
+                # used.
+                self.next_batch += 1
+                if batch is not None:
+                    yield batch
 
     def state_dict(self) -> dict[str, int]:
         """The position: epoch and next batch."""
@@ -146,25 +159,28 @@ class WholeSequences(Loader):
             `[batch, 2]`; int64 both.
         """
 
-    def take(self, indices: Tensor) -> SequenceBatch:
-        """The batch of some sequences."""
-        return self.source.gather(indices)
+    def take(self, parts: list[Tensor]) -> Iterator[SequenceBatch]:
+        """Batches of some sequences each."""
+        return (self.source.gather(indices) for indices in parts)
 
     def begin(self, epoch: int) -> None:
         """Plan."""
         self._order, bounds = self.plan(epoch)
         self._bounds = bounds.tolist()
 
-    def batch(self, k: int) -> SequenceBatch | None:
-        """This rank's sequences of a batch."""
-        start, end = self._bounds[k]
-        indices = self._order[start:end][self.rank :: self.num_ranks]
-        # Without shuffling (evaluation) a rank may have no share of a tiny last batch.
-        if len(indices) == 0:
-            return None
-        batch = self.take(indices)
-        batch.weight = len(indices) * self.num_ranks / (end - start)
-        return batch
+    def batches(self, first: int, end: int) -> Iterator[SequenceBatch | None]:
+        """This rank's sequences of some batches."""
+        bounds = self._bounds[first:end]
+        parts = [self._order[a + self.rank : b : self.num_ranks] for a, b in bounds]
+        taken = self.take([indices for indices in parts if len(indices)])
+        for indices, (a, b) in zip(parts, bounds, strict=True):
+            # Without shuffling (evaluation) a rank may have no share of a tiny last batch.
+            if len(indices) == 0:
+                yield None
+                continue
+            batch = next(taken)
+            batch.weight = len(indices) * self.num_ranks / (b - a)
+            yield batch
 
 
 class BatchLoader(WholeSequences):
@@ -220,9 +236,11 @@ class PackedLoader(BatchLoader):
 
     source: PackedSource
 
-    def take(self, indices: Tensor) -> SequenceBatch:
-        """The packed batch of some sequences."""
-        return self.source.pack(indices)
+    def take(self, parts: list[Tensor]) -> Iterator[SequenceBatch]:
+        """Packed batches of some sequences each."""
+        if not parts:
+            return iter(())
+        return self.source.pack(torch.cat(parts), [len(indices) for indices in parts])
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from unrolled.data.batch import NO_TARGET, SequenceBatch, batch_sizes
+from unrolled.data.batch import NO_TARGET, SequenceBatch
 from unrolled.data.schema import Schema
 from unrolled.errors import UserError
 
@@ -172,41 +173,64 @@ class JaggedSequences:
             targets = targets.masked_fill_(past.view(*past.shape, *[1] * (targets.dim() - 2)), none)
         return SequenceBatch(features, lengths, targets, self._put(indices))
 
-    def pack(self, indices: Tensor) -> SequenceBatch:
-        """The sequences `indices` as one packed batch, longest first: no padding anywhere."""
-        lengths, order = self.lengths[indices].sort(descending=True, stable=True)
-        return self.cut(indices[order], torch.zeros_like(lengths), lengths)
+    def pack(self, indices: Tensor, counts: list[int]) -> Iterator[SequenceBatch]:
+        """The sequences `indices` as packed batches of `counts` sequences each, longest first."""
+        lengths = self.lengths[indices]
+        batch = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        order = (batch * (int(lengths.max()) + 1) - lengths).argsort(stable=True)
+        lengths = lengths[order]
+        return self.cut(indices[order], torch.zeros_like(lengths), lengths, counts)
 
-    def cut(self, indices: Tensor, first: Tensor, lengths: Tensor) -> SequenceBatch:
-        """Pieces of sequences as one packed batch.
+    def cut(
+        self, indices: Tensor, first: Tensor, lengths: Tensor, counts: list[int]
+    ) -> Iterator[SequenceBatch]:
+        """Pieces of sequences as packed batches: no padding anywhere.
 
         Args:
             indices: `[piece]`, the sequences.
             first: `[piece]`, the first step of each piece.
-            lengths: `[piece]`, its number of steps, longest first.
+            lengths: `[piece]`, its number of steps, in each batch the longest first.
+            counts: Pieces of each batch.
 
-        Returns:
+        Yields:
             Features `[N]`. Targets are `[piece]` labels, `NO_TARGET` where a piece has not the
             last step of its sequence; or `[N]` or `[N, 2]` of the steps, as in `gather`.
         """
-        sizes = batch_sizes(lengths)
-        count = int(lengths.sum())
-        # Row n is step t of sequence k: the rows of step t come after those of the steps before.
-        before = self._put(sizes.cumsum(0) - sizes)
-        steps = torch.arange(len(sizes), device=self.device)
-        step = steps.repeat_interleave(self._put(sizes), output_size=count)
-        rank = torch.arange(count, device=self.device).sub_(before[step])
-        positions = self._put(self.starts[indices] + first)[rank].add_(step)
-        features = {
-            name: values.index_select(0, positions) for name, values in self.columns.items()
-        }
+        sizes, longest = torch.tensor(counts), int(lengths.max())
+        batch = torch.arange(len(counts)).repeat_interleave(sizes)
+        ends = (batch * (longest + 1) + lengths).bincount(minlength=len(counts) * (longest + 1))
+        # A run: the rows of one step, one for each piece of the batch that has not ended.
+        runs = sizes.unsqueeze(1) - ends.view(len(counts), -1).cumsum(1)[:, :-1]
+        events = runs.sum(1).tolist()
+        flat, total = runs.flatten(), sum(events)
+        piece_of_first = (sizes.cumsum(0) - sizes).repeat_interleave(longest)
+        shift = self._put(piece_of_first - (flat.cumsum(0) - flat))
+        step = torch.arange(longest, device=self.device).repeat(len(counts))
+        run = torch.arange(len(flat), device=self.device).repeat_interleave(
+            self._put(flat), output_size=total
+        )
+        piece = torch.arange(total, device=self.device).add_(shift.index_select(0, run))
+        begins = self._put(self.starts.index_select(0, indices) + first)
+        positions = begins.index_select(0, piece).add_(step.index_select(0, run))
         if self.labels is not None and not self.per_step:
             ended = first + lengths == self.lengths[indices]
-            targets = self.labels[self._put(self.rows[indices])]
-            targets = targets.where(self._put(ended), NO_TARGET)
+            labels = self.labels[self._put(self.rows[indices])]
+            targets = labels.where(self._put(ended), NO_TARGET).split_with_sizes(counts)
         else:
-            targets = self.targets_at(positions)
-        return SequenceBatch(features, lengths, targets, self._put(indices), packed=True)
+            targets = self.targets_at(positions).split_with_sizes(events)
+        columns = {
+            name: values.index_select(0, positions).split_with_sizes(events)
+            for name, values in self.columns.items()
+        }
+        parts = zip(
+            targets,
+            lengths.split_with_sizes(counts),
+            self._put(indices).split_with_sizes(counts),
+            strict=True,
+        )
+        for k, (of_batch, piece_lengths, ids) in enumerate(parts):
+            features = {name: values[k] for name, values in columns.items()}
+            yield SequenceBatch(features, piece_lengths, of_batch, ids, packed=True)
 
     def _put(self, values: Tensor) -> Tensor:
         return values.to(self.device, non_blocking=True)
@@ -214,11 +238,14 @@ class JaggedSequences:
     def targets_at(self, positions: Tensor) -> Tensor:
         """The targets of the steps at `positions`, `[...]`: `[...]` or `[..., 2]`."""
         assert self.target_feature is not None
-        following = self.columns[self.target_feature][positions + 1]
+        flat = positions.flatten()
+        following = self.columns[self.target_feature].index_select(0, flat + 1)
+        following = following.view(positions.shape)
         if self.target == "next_item":
             return following.long()
         assert self.times is not None
-        until = self.times[positions + 1] - self.times[positions]
+        until = self.times.index_select(0, flat + 1) - self.times.index_select(0, flat)
+        until = until.view(positions.shape)
         return torch.stack([following.double(), until], -1)
 
     def targets(self) -> Tensor:

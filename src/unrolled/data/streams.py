@@ -9,6 +9,7 @@ on with, if any. With one step a window these are the session-parallel mini-batc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,11 +32,13 @@ class StreamSource(Source, Protocol):
         """Whether each step has a target, or each sequence."""
         ...
 
-    def cut(self, indices: Tensor, first: Tensor, lengths: Tensor) -> SequenceBatch:
-        """The batch of pieces of the sequences `indices`, each `lengths` steps from `first` on.
+    def cut(
+        self, indices: Tensor, first: Tensor, lengths: Tensor, counts: list[int]
+    ) -> Iterator[SequenceBatch]:
+        """Pieces of the sequences `indices`, each `lengths` steps from `first` on, as batches.
 
-        All `[piece]` int64 on the CPU, the longest piece first. A sequence's target goes to the
-        piece that has its last step; the others have none.
+        All `[piece]` int64 on the CPU; `counts` pieces make a batch, the longest first. A
+        sequence's target goes to the piece that has its last step; the others have none.
         """
         ...
 
@@ -131,16 +134,22 @@ class StreamLoader(Loader):
         if self.num_batches:
             self.pieces = self.plan(epoch)
 
-    def batch(self, k: int) -> SequenceBatch | None:
-        """This rank's pieces of a window."""
+    def batches(self, first: int, end: int) -> Iterator[SequenceBatch | None]:
+        """This rank's pieces of some windows."""
         pieces = self.pieces
-        rows = slice(pieces.ends[k], pieces.ends[k + 1])
+        rows = slice(pieces.ends[first], pieces.ends[end])
+        counts = [pieces.ends[k + 1] - pieces.ends[k] for k in range(first, end)]
         if rows.start == rows.stop:
-            return None
-        batch = self.source.cut(pieces.sequence[rows], pieces.first[rows], pieces.length[rows])
-        batch.weight = pieces.weight[k]
-        batch.continues = pieces.continues[rows]
-        return batch
+            yield from [None] * len(counts)
+            return
+        cut = self.source.cut(
+            pieces.sequence[rows], pieces.first[rows], pieces.length[rows], counts
+        )
+        goes_on = pieces.continues[rows].split_with_sizes(counts)
+        for batch, k, continues in zip(cut, range(first, end), goes_on, strict=True):
+            batch.weight = pieces.weight[k]
+            batch.continues = continues
+            yield batch
 
     def plan(self, epoch: int) -> Pieces:
         """This rank's pieces of an epoch."""
