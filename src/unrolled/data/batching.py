@@ -161,6 +161,10 @@ class WholeSequences(Loader):
 
     def take(self, parts: list[Tensor]) -> Iterator[SequenceBatch]:
         """Batches of some sequences each."""
+        several = getattr(self.source, "gather_several", None)
+        if several is not None and parts:
+            batches: Iterator[SequenceBatch] = several(parts)
+            return batches
         return (self.source.gather(indices) for indices in parts)
 
     def begin(self, epoch: int) -> None:

@@ -155,23 +155,45 @@ class JaggedSequences:
         `[batch, time, 2]` float64: the id of its type and the seconds until it. Padding has
         `NO_TARGET` or NaN.
         """
-        lengths = self.lengths[indices]
-        steps = torch.arange(int(lengths.max()), device=self.device)
-        past = steps >= self._put(lengths).unsqueeze(1)
-        begins = self._put(self.starts[indices])
-        positions = (begins.unsqueeze(1) + steps).masked_fill_(past, 0)
-        flat = positions.flatten()
-        features = {
-            name: values.index_select(0, flat).view(past.shape).masked_fill_(past, 0)
-            for name, values in self.columns.items()
-        }
+        return next(self.gather_several([indices]))
+
+    def gather_several(self, parts: list[Tensor]) -> Iterator[SequenceBatch]:
+        """What `gather` gives for each of some parts, faster than one after the other."""
+        counts, indices = [len(part) for part in parts], torch.cat(parts)
+        lengths = self.lengths.index_select(0, indices)
+        longest = [int(own.max()) for own in lengths.split_with_sizes(counts)]
+        cells = [count * steps for count, steps in zip(counts, longest, strict=True)]
+        width = torch.tensor(longest).repeat_interleave(torch.tensor(counts))
+        # Event n of the parts is found at n + here in the columns and goes to cell n + there.
+        before = lengths.cumsum(0) - lengths
+        here = self._put(self.starts.index_select(0, indices) - before)
+        there = self._put(width.cumsum(0) - width - before)
+        total = int(lengths.sum())
+        rows = torch.arange(len(indices), device=self.device)
+        row = rows.repeat_interleave(self._put(lengths), output_size=total)
+        event = torch.arange(total, device=self.device)
+        positions = here.index_select(0, row).add_(event)
+        places = there.index_select(0, row).add_(event)
+
+        def spread(values: Tensor, fill: float = 0.0) -> tuple[Tensor, ...]:
+            padded = values.new_full((sum(cells), *values.shape[1:]), fill)
+            return padded.index_copy_(0, places, values).split_with_sizes(cells)
+
+        columns = {n: spread(v.index_select(0, positions)) for n, v in self.columns.items()}
         if self.labels is not None and not self.per_step:
-            targets = self.labels[self._put(self.rows[indices])]
+            asked = self.labels.index_select(0, self._put(self.rows.index_select(0, indices)))
+            targets = asked.split_with_sizes(counts)
         else:
             none = NO_TARGET if self.target == "next_item" else float("nan")
-            targets = self.targets_at(positions)
-            targets = targets.masked_fill_(past.view(*past.shape, *[1] * (targets.dim() - 2)), none)
-        return SequenceBatch(features, lengths, targets, self._put(indices))
+            targets = tuple(
+                part.view(-1, steps, *part.shape[1:])
+                for part, steps in zip(
+                    spread(self.targets_at(positions), none), longest, strict=True
+                )
+            )
+        for k, of_batch in enumerate(lengths.split_with_sizes(counts)):
+            features = {name: values[k].view(-1, longest[k]) for name, values in columns.items()}
+            yield SequenceBatch(features, of_batch, targets[k], self._put(parts[k]))
 
     def pack(self, indices: Tensor, counts: list[int]) -> Iterator[SequenceBatch]:
         """The sequences `indices` as packed batches of `counts` sequences each, longest first."""
