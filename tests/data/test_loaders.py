@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from unrolled.data import store
 from unrolled.data.batch import NO_TARGET, SequenceBatch, has_target, pack_steps
 from unrolled.data.batching import BatchLoader, Loader, PackedLoader
 from unrolled.data.buckets import BucketedLoader
@@ -183,6 +184,18 @@ def test_packed_batches_are_the_random_ones_without_padding(
         assert torch.equal(steps(other), steps(one))
         assert torch.equal(other.targets, steps(one, one.targets))
         assert torch.equal(other.pad(other.targets, NO_TARGET), one.targets[order])
+
+
+def test_large_batches_are_gathered_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = sequences([3, 9, 1, 4, 2])
+    parts = [torch.tensor([0, 1]), torch.tensor([4, 2, 3])]
+    together = list(source.gather_several(parts))
+    monkeypatch.setattr(store, "MOST_CELLS", 5)
+    for one, other in zip(together, source.gather_several(parts), strict=True):
+        assert torch.equal(one.features["event"], other.features["event"])
+        assert torch.equal(one.targets, other.targets)
+        # Neither keeps the other in memory.
+        assert other.features["event"].untyped_storage().nbytes() == 8 * other.targets.numel()
 
 
 @pytest.mark.parametrize("target", ["label", "next_item", "next_event"])

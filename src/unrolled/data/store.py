@@ -21,6 +21,10 @@ Target: TypeAlias = Literal["label", "next_item", "next_event"]
 """What is asked of a sequence: its label, or at every event but the last what comes next: the item,
 or the type and the time."""
 
+MOST_CELLS = 2**20
+"""Several padded batches are gathered at once only up to so many cells: nothing is gained by more,
+and they lie in memory together."""
+
 
 class JaggedSequences:
     """Sequences as `values` and `offsets`, Arrow's list layout.
@@ -163,6 +167,10 @@ class JaggedSequences:
         lengths = self.lengths.index_select(0, indices)
         longest = [int(own.max()) for own in lengths.split_with_sizes(counts)]
         cells = [count * steps for count, steps in zip(counts, longest, strict=True)]
+        if len(parts) > 1 and sum(cells) > MOST_CELLS:
+            for part in parts:
+                yield self.gather(part)
+            return
         width = torch.tensor(longest).repeat_interleave(torch.tensor(counts))
         # Event n of the parts is found at n + here in the columns and goes to cell n + there.
         before = lengths.cumsum(0) - lengths
