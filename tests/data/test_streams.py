@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import lightning
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unrolled.data.batch import SequenceBatch
+from unrolled.data.store import JaggedSequences
 from unrolled.data.streams import StreamLoader
 from unrolled.data.tensors import TensorSequences
 from unrolled.data.text import TextData
+from unrolled.errors import UserError
 from unrolled.models.embedding import DenseEmbedding
 from unrolled.models.head import ClassificationHead
 from unrolled.models.readout import EveryStep
@@ -49,14 +52,17 @@ def test_windows_joined_are_the_streams(count: int, steps: int, bptt: int) -> No
     features, targets = joined(windows)
     assert torch.equal(features, source.features["symbol"])
     assert torch.equal(targets, source.targets())
-    assert [w.continues for w in windows] == [False] + [True] * (len(windows) - 1)
+    rows = list(range(count))
+    goes_on = [w.continues.tolist() for w in windows if w.continues is not None]
+    assert goes_on == [[-1] * count] + [rows] * (len(windows) - 1)
     for window in windows[:-1]:
         assert window.lengths.tolist() == [bptt] * count
     assert windows[-1].lengths.tolist() == [(steps - 1) % bptt + 1] * count
     assert windows[-1].weight == 1.0
     again = list(loader)
     assert torch.equal(joined(again)[0], features)
-    assert again[0].continues is False
+    assert again[0].continues is not None
+    assert again[0].continues.tolist() == [-1] * count
 
 
 @law
@@ -65,15 +71,16 @@ def test_every_stream_is_read_by_one_process(count: int, ranks: int) -> None:
     source = streams(count, 7)
     loaders = [StreamLoader(source, 3, rank=r, num_ranks=ranks) for r in range(ranks)]
     assert len({len(loader) for loader in loaders}) == 1
-    ids = [loader.streams.tolist() for loader in loaders]
-    assert sorted(i for part in ids for i in part) == list(range(count))
-    for loader, part in zip(loaders, ids, strict=True):
+    weights = 0.0
+    for rank, loader in enumerate(loaders):
+        part = list(range(rank, count, ranks))
+        windows = list(loader)
+        assert all(w.ids.tolist() == part for w in windows)
         if part:
-            windows = list(loader)
-            assert all(w.ids.tolist() == part for w in windows)
             assert torch.equal(joined(windows)[0], source.features["symbol"][part])
+            weights += windows[0].weight
     # The mean over processes of weight times mean is the mean over all streams.
-    assert sum(loader.weight for loader in loaders) / ranks == pytest.approx(1.0)
+    assert weights / ranks == pytest.approx(1.0)
 
 
 @law
@@ -97,7 +104,9 @@ def test_a_saved_position_is_taken_up_again(done: int, steps: int, bptt: int) ->
         (epoch, expected), (epoch_again, found) = next(reader), next(resumed)
         assert epoch == epoch_again
         assert torch.equal(found.features["symbol"], expected.features["symbol"])
-        assert found.continues == expected.continues
+        assert found.continues is not None
+        assert expected.continues is not None
+        assert found.continues.tolist() == expected.continues.tolist()
 
 
 def make_task(kind: Any = GRU, symbols: int = 5, seed: int = 0) -> NextWord:
@@ -230,3 +239,61 @@ def test_a_stopped_run_goes_on_in_the_middle_of_a_stream(tmp_path: Any) -> None:
     trainer(8).fit(resumed, datamodule=text(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     for found, expected in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(found, expected)
+
+
+def jagged(of_lengths: list[int]) -> JaggedSequences:
+    """Event number i has the feature i and the target i + 1."""
+    offsets = torch.cat([torch.zeros(1), (torch.tensor(of_lengths) + 1).cumsum(0)]).long()
+    events = torch.arange(int(offsets[-1]))
+    return JaggedSequences({"symbol": events}, offsets, None, None, "next_item", "symbol")
+
+
+@law
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=30),
+    st.integers(1, 9),
+    st.integers(1, 6),
+    st.integers(0, 99),
+)
+def test_windows_are_even_and_have_every_stream(
+    of_lengths: list[int], bptt: int, most_streams: int, seed: int
+) -> None:
+    source = jagged(of_lengths)
+    loader = StreamLoader(source, bptt, most_streams, shuffle=True, seed=seed)
+    longest, events = max(of_lengths), sum(of_lengths)
+    assert loader.num_streams == min(most_streams, max(1, events // (2 * longest)))
+    assert len({len(StreamLoader(source, bptt, most_streams, seed=s)) for s in range(3)}) == 1
+    windows = list(loader)
+    sizes = [int(window.lengths.sum()) for window in windows]
+    assert min(sizes) >= loader.num_streams
+    # No stream has more than its share and the longest sequence.
+    most = -(-events // loader.num_streams) + longest
+    largest = max(bptt, -(-most // len(windows)))
+    assert all(max(window.lengths) <= largest for window in windows)
+    if loader.num_streams == 1:
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= bptt
+
+
+def test_where_a_session_ends_the_next_one_takes_its_place() -> None:
+    # Figure 1 of Hidasi et al. 2016.
+    windows = list(StreamLoader(jagged([3, 2, 4, 3, 2, 4]), 1, 2))
+    assert len(windows) == 6
+    read = [sorted(w.features["symbol"].tolist()) for w in windows]
+    # Sessions 0, 1 and 2 make one stream, 3, 4 and 5 the other; nine steps each.
+    first, second = [0, 1, 2, 4, 5, 7, 8, 9, 10], [12, 13, 14, 16, 17, 19, 20, 21, 22]
+    assert sorted(chain(*read)) == first + second
+    assert read[0] == [0, 12]
+    starts = {0, 4, 7, 12, 16, 19}
+    for window in windows:
+        assert window.continues is not None
+        packed_first = window.features["symbol"][: len(window)].tolist()
+        for symbol, row in zip(packed_first, window.continues.tolist(), strict=True):
+            assert (symbol in starts) == (row == -1)
+
+
+def test_streams_too_few_for_the_processes_are_refused() -> None:
+    source = jagged([4] * 6)
+    StreamLoader(source, 2, 3, num_ranks=3).require_shares()
+    with pytest.raises(UserError, match="3 train streams are too few for 4 processes"):
+        StreamLoader(source, 2, 8, num_ranks=4).require_shares()

@@ -275,10 +275,19 @@ def test_what_was_stopped_after_any_epoch_has_the_losses_of_what_was_not(
     assert len(both[1].splitlines()) > 12
 
 
-def test_each_of_several_processes_goes_on_with_its_own_streams(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "of_task",
+    [
+        ["task=next_word", "data.source.train_symbols=3200", "data.source.eval_symbols=600"],
+        ["task=purchase_intent", "data.batching=stream", "data.bptt=4"],
+    ],
+    ids=["text", "sessions"],
+)
+def test_each_of_several_processes_goes_on_with_its_own_streams(
+    of_task: list[str], tmp_path: Path
+) -> None:
     # Three streams for two processes: their carried states differ in size.
-    typed = ["task=next_word", "trainer=ddp_cpu", "data.batch_size=3", "scheduler=constant",
-             "data.source.train_symbols=3200", "data.source.eval_symbols=600", "test=false",
+    typed = [*of_task, "trainer=ddp_cpu", "data.batch_size=3", "scheduler=constant", "test=false",
              "trainer.log_every_n_steps=1", "logger=none"]  # fmt: skip
     for name, steps in (("whole", 12), ("part", 6)):
         done = unrolled(

@@ -3,10 +3,14 @@
 A loader is an iterable with a position that it can save and take up again in O(1). It asks a
 `Source` for whole batches; there is no item-by-item `Dataset` and no collate function, because at
 a few milliseconds a step these would cost more than the model.
+
+`Loader` has the position; `BatchLoader` and `PackedLoader` here, `buckets.BucketedLoader` and
+`streams.StreamLoader` say what a batch is.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -14,6 +18,7 @@ import torch
 from torch import Tensor
 
 from unrolled.data.batch import SequenceBatch
+from unrolled.errors import UserError
 
 
 class Source(Protocol):
@@ -32,12 +37,161 @@ class Source(Protocol):
         ...
 
 
-class BatchLoader:
-    """Batches of a fixed number of sequences; every sequence exactly once an epoch.
+class PackedSource(Source, Protocol):
+    """Sequences that can be gathered without padding."""
+
+    def pack(self, indices: Tensor, counts: list[int]) -> Iterator[SequenceBatch]:
+        """The sequences `indices` as packed batches of `counts` sequences each.
+
+        In each batch they stand longest first, whatever their order.
+        """
+        ...
+
+
+AT_ONCE = 16
+"""Batches that are gathered together where that is faster, which for small ones it is."""
+
+
+class Loader(ABC):
+    """An epoch is `num_batches` batches, the same number on each rank.
+
+    Args:
+        source: Where the sequences are.
+        shuffle: A new order each epoch, a function of `(seed, epoch)` alone.
+        seed: Of the order.
+        rank: This process.
+        num_ranks: Number of processes.
+    """
+
+    num_batches: int
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        self.source = source
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.num_ranks = num_ranks
+        self.epoch = -1
+        self.next_batch = 0
+        self._resumed = False
+
+    @abstractmethod
+    def begin(self, epoch: int) -> None:
+        """Work out which batches the epoch has."""
+
+    @abstractmethod
+    def batches(self, first: int, end: int) -> Iterator[SequenceBatch | None]:
+        """This rank's parts of some of the epoch's batches; None where it has no share.
+
+        Args:
+            first: Number of the first batch.
+            end: That after the last.
+        """
+
+    @abstractmethod
+    def require_shares(self) -> None:
+        """Refuse what would leave a rank without a share of a batch.
+
+        Raises:
+            UserError: When it can happen: in training the others would wait for ever.
+        """
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def random(self, epoch: int) -> torch.Generator:
+        """The random numbers of an epoch."""
+        return torch.Generator().manual_seed(_mix(self.seed, epoch))
+
+    def order(self, epoch: int) -> Tensor:
+        """The sequences of an epoch in their order, `[sequence]` int64."""
+        if not self.shuffle:
+            return torch.arange(len(self.source))
+        return torch.randperm(len(self.source), generator=self.random(epoch))
+
+    def __iter__(self) -> Iterator[SequenceBatch]:
+        if not self._resumed:
+            self.epoch, self.next_batch = self.epoch + 1, 0
+        self._resumed = False
+        self.begin(self.epoch)
+        while self.next_batch < self.num_batches:
+            end = min(self.next_batch + AT_ONCE, self.num_batches)
+            for batch in self.batches(self.next_batch, end):
+                # Before the yield, so that a state saved while the batch is in use counts it as
+                # used.
+                self.next_batch += 1
+                if batch is not None:
+                    yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The position: epoch and next batch."""
+        if self.next_batch == self.num_batches or self.epoch < 0:
+            return {"epoch": self.epoch + 1, "next_batch": 0}
+        return {"epoch": self.epoch, "next_batch": self.next_batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next iteration go on at the position that `state_dict` gave."""
+        self.epoch, self.next_batch = state["epoch"], state["next_batch"]
+        self._resumed = True
+
+
+class WholeSequences(Loader):
+    """Batches of whole sequences, each exactly once an epoch.
+
+    Of each global batch, rank `r` takes every `num_ranks`-th sequence: one rank and many see the
+    same batches in the same order. A subclass gives `plan`.
+    """
+
+    @abstractmethod
+    def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The batches of an epoch.
+
+        Returns:
+            The sequences in their order, `[sequence]`, and where in it each batch begins and ends,
+            `[batch, 2]`; int64 both.
+        """
+
+    def take(self, parts: list[Tensor]) -> Iterator[SequenceBatch]:
+        """Batches of some sequences each."""
+        several = getattr(self.source, "gather_several", None)
+        if several is not None and parts:
+            batches: Iterator[SequenceBatch] = several(parts)
+            return batches
+        return (self.source.gather(indices) for indices in parts)
+
+    def begin(self, epoch: int) -> None:
+        """Plan."""
+        self._order, bounds = self.plan(epoch)
+        self._bounds = bounds.tolist()
+
+    def batches(self, first: int, end: int) -> Iterator[SequenceBatch | None]:
+        """This rank's sequences of some batches."""
+        bounds = self._bounds[first:end]
+        parts = [self._order[a + self.rank : b : self.num_ranks] for a, b in bounds]
+        taken = self.take([indices for indices in parts if len(indices)])
+        for indices, (a, b) in zip(parts, bounds, strict=True):
+            # Without shuffling (evaluation) a rank may have no share of a tiny last batch.
+            if len(indices) == 0:
+                yield None
+                continue
+            batch = next(taken)
+            batch.weight = len(indices) * self.num_ranks / (b - a)
+            yield batch
+
+
+class BatchLoader(WholeSequences):
+    """Batches of a fixed number of sequences, padded.
 
     An epoch is cut into `ceil(n / batch_size)` batches whose sizes differ by at most one, so there
-    is no small last batch with a noisy gradient. Of each global batch, rank `r` takes every
-    `num_ranks`-th sequence: one rank and many see the same batches in the same order.
+    is no small last batch with a noisy gradient.
 
     Args:
         source: Where the sequences are.
@@ -58,55 +212,39 @@ class BatchLoader:
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
-        self.source = source
+        super().__init__(source, shuffle=shuffle, seed=seed, rank=rank, num_ranks=num_ranks)
         self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.num_ranks = num_ranks
         self.num_batches = -(-len(source) // batch_size)
-        self.epoch = -1
-        self.next_batch = 0
-        self._resumed = False
 
-    def __len__(self) -> int:
-        return self.num_batches
+    def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Nearly equal parts of the order."""
+        ends = torch.arange(self.num_batches + 1) * len(self.source) // max(self.num_batches, 1)
+        return self.order(epoch), torch.stack([ends[:-1], ends[1:]], 1)
 
-    def order(self, epoch: int) -> Tensor:
-        """The sequences of an epoch in their order, `[sequence]` int64."""
-        if not self.shuffle:
-            return torch.arange(len(self.source))
-        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
-        return torch.randperm(len(self.source), generator=generator)
+    def require_shares(self) -> None:
+        """Each batch has a sequence for each process.
 
-    def __iter__(self) -> Iterator[SequenceBatch]:
-        if not self._resumed:
-            self.epoch, self.next_batch = self.epoch + 1, 0
-        self._resumed = False
-        n, order = len(self.source), self.order(self.epoch)
-        while self.next_batch < self.num_batches:
-            k = self.next_batch
-            # Before the yield, so that a state saved while the batch is in use counts it as used.
-            self.next_batch += 1
-            start, end = k * n // self.num_batches, (k + 1) * n // self.num_batches
-            indices = order[start:end][self.rank :: self.num_ranks]
-            # Without shuffling (evaluation) a rank may have no share of a tiny last batch.
-            if len(indices) == 0:
-                continue
-            batch = self.source.gather(indices)
-            batch.weight = len(indices) * self.num_ranks / (end - start)
-            yield batch
+        Raises:
+            UserError: When one has not.
+        """
+        if len(self.source) < self.num_ranks * len(self):
+            raise UserError(
+                f"data.batch_size={self.batch_size} cuts the {len(self.source)} training "
+                f"sequences into {len(self)} batches, too small for {self.num_ranks} processes; "
+                f"make it at least {self.num_ranks} and use no more processes than sequences"
+            )
 
-    def state_dict(self) -> dict[str, int]:
-        """The position: epoch and next batch."""
-        if self.next_batch == self.num_batches or self.epoch < 0:
-            return {"epoch": self.epoch + 1, "next_batch": 0}
-        return {"epoch": self.epoch, "next_batch": self.next_batch}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next iteration go on at the position that `state_dict` gave."""
-        self.epoch, self.next_batch = state["epoch"], state["next_batch"]
-        self._resumed = True
+class PackedLoader(BatchLoader):
+    """The batches of `BatchLoader`, packed: the same sequences without any padding."""
+
+    source: PackedSource
+
+    def take(self, parts: list[Tensor]) -> Iterator[SequenceBatch]:
+        """Packed batches of some sequences each."""
+        if not parts:
+            return iter(())
+        return self.source.pack(torch.cat(parts), [len(indices) for indices in parts])
 
 
 def _mix(seed: int, epoch: int) -> int:

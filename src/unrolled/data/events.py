@@ -6,18 +6,24 @@ import shutil
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, cast
 
 import pyarrow as pa
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from unrolled.data.batching import Loader, PackedLoader, Source
+from unrolled.data.buckets import BucketedLoader
 from unrolled.data.module import SequenceData, Split
+from unrolled.data.placement import Placement, place
 from unrolled.data.prepare import LogSource, encode, prepare
 from unrolled.data.schema import Categorical, Schema
 from unrolled.data.store import JaggedSequences, Target, read_meta
+from unrolled.data.streams import StreamLoader
 from unrolled.errors import UserError
+
+Batching: TypeAlias = Literal["random", "bucketed", "packed", "stream"]
 
 
 class EventData(SequenceData):
@@ -28,8 +34,21 @@ class EventData(SequenceData):
         store_dir: Folder of the prepared stores.
         target: What is asked of a sequence: its `label`; or after each event what comes next, the
             item (`next_item`) or type and time (`next_event`).
-        batch_size: Sequences of an optimizer step, over all processes.
+        batch_size: Sequences of an optimizer step, over all processes; of `stream` the number of
+            streams.
         eval_batch_size: Sequences of a validation or test batch, over all processes.
+        batching: Which sequences make a training batch: `random` takes a fixed number, padded to
+            the longest; `packed` the same ones without padding; `bucketed` those of similar
+            lengths, by a budget of events; `stream` lays all end to end into parallel streams, read
+            a window at a time with the state carried along, for encoders that read forward only.
+            To validate and test, sequences are whole: padded with `random`, in buckets with
+            `bucketed`, else packed.
+        events_per_batch: Steps of a `bucketed` batch, over all processes and with its padding, at
+            most.
+        bptt: Steps of a window of `stream`: gradients end at its beginning.
+        placement: Where the events lie: on `disk`, memory-mapped; in `memory`; or on the `device`
+            that trains, where batches are gathered then. `auto` takes the device where it is a GPU
+            with room to spare, else memory for small data, else the disk.
         shuffle: A new order of the training sequences each epoch.
         seed: Of that order.
     """
@@ -43,8 +62,16 @@ class EventData(SequenceData):
         eval_batch_size: PositiveInt = 512,
         shuffle: bool = True,
         seed: int = 0,
+        batching: Batching = "random",
+        events_per_batch: PositiveInt = 2048,
+        bptt: PositiveInt = 20,
+        placement: Placement = "auto",
     ) -> None:
         super().__init__(batch_size, eval_batch_size, shuffle, seed)
+        self.batching: Batching = batching
+        self.events_per_batch = events_per_batch
+        self.bptt = bptt
+        self.placement: Placement = placement
         self.log_source = source
         self.store_dir = Path(store_dir)
         self.target: Target = target
@@ -126,6 +153,18 @@ class EventData(SequenceData):
         if self._other is not None:
             return JaggedSequences.from_table(self._rows(split), self.schema, self.target)
         return JaggedSequences.open(self.store / f"{split}-00000.arrow", self.schema, self.target)
+
+    def make_loader(self, source: Source, train: bool, **sharding: Any) -> Loader:
+        """By `batching`, from where `placement` puts the events."""
+        placed = place(cast(JaggedSequences, source), self.placement, self.device)
+        if self.batching == "random":
+            return super().make_loader(placed, train, **sharding)
+        if self.batching == "bucketed":
+            min_share = 0.25 if train else 0.0
+            return BucketedLoader(placed, self.events_per_batch, min_share, **sharding)
+        if self.batching == "stream" and train:
+            return StreamLoader(placed, self.bptt, self.batch_size, **sharding)
+        return PackedLoader(placed, self.size(train, sharding["num_ranks"]), **sharding)
 
     def _rows(self, split: Split) -> pa.Table:
         assert self._other is not None

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning
 import torch
 from torch import Tensor
 
-from unrolled.data.batching import BatchLoader, Source
+from unrolled.data.batching import BatchLoader, Loader, Source
 from unrolled.data.schema import Schema
-from unrolled.data.streams import StreamLoader
 from unrolled.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Split = Literal["train", "val", "test"]
-Loader: TypeAlias = BatchLoader | StreamLoader
 
 
 class SequenceData(lightning.LightningDataModule, ABC):
@@ -134,27 +132,36 @@ class SequenceData(lightning.LightningDataModule, ABC):
         num_ranks = self.trainer.world_size if self.trainer else 1
         # The same batch over and over must be the same sequences.
         overfits = getattr(self.trainer, "overfit_batches", 0) > 0
-        loader = BatchLoader(
+        loader = self.make_loader(
             self.source(split) if source is None else source,
-            self.batch_size if train else max(self.eval_batch_size, num_ranks),
+            train,
             shuffle=train and self.shuffle and not overfits,
             seed=self.seed,
             rank=self.trainer.global_rank if self.trainer else 0,
             num_ranks=num_ranks,
         )
-        # A rank without a share of a training step would make the others wait for ever.
-        if train and len(loader.source) < num_ranks * len(loader):
-            raise UserError(
-                f"data.batch_size={self.batch_size} cuts the {len(loader.source)} training "
-                f"sequences into {len(loader)} batches, too small for {num_ranks} processes; "
-                f"make it at least {num_ranks} and use no more processes than sequences"
-            )
+        if train:
+            loader.require_shares()
         if 0 < len(loader.source) < num_ranks:
             raise UserError(
                 f"the {split} set has {len(loader.source)} sequences, fewer than the {num_ranks} "
                 "processes; use fewer"
             )
         return loader
+
+    def make_loader(self, source: Source, train: bool, **sharding: Any) -> Loader:
+        """How sequences become batches: by their number.
+
+        Args:
+            source: The sequences.
+            train: Whether to train on them, or to judge.
+            **sharding: The further arguments of each loader: order, seed and ranks.
+        """
+        return BatchLoader(source, self.size(train, sharding["num_ranks"]), **sharding)
+
+    def size(self, train: bool, num_ranks: int) -> int:
+        """Sequences of a batch."""
+        return self.batch_size if train else max(self.eval_batch_size, num_ranks)
 
     def train_dataloader(self) -> Loader:
         """Training batches, from where a resumed run stopped."""

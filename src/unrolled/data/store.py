@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,6 +20,10 @@ from unrolled.errors import UserError
 Target: TypeAlias = Literal["label", "next_item", "next_event"]
 """What is asked of a sequence: its label, or at every event but the last what comes next: the item,
 or the type and the time."""
+
+MOST_CELLS = 2**20
+"""Several padded batches are gathered at once only up to so many cells: nothing is gained by more,
+and they lie in memory together."""
 
 
 class JaggedSequences:
@@ -116,6 +121,37 @@ class JaggedSequences:
             schema.target_feature,
         )
 
+    @property
+    def per_step(self) -> bool:
+        """Whether each step has a target, or each sequence."""
+        return self.target != "label"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the columns are and batches are gathered."""
+        return next(iter(self.columns.values())).device
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the columns."""
+        times = [] if self.times is None else [self.times]
+        return sum(values.nbytes for values in [*self.columns.values(), *times])
+
+    def copy_to(self, device: torch.device) -> JaggedSequences:
+        """The sequences with their columns in the memory of `device`; lengths stay on the CPU."""
+
+        def copy(values: Tensor) -> Tensor:
+            return values.to(device, copy=True)
+
+        return JaggedSequences(
+            {name: copy(values) for name, values in self.columns.items()},
+            self.offsets,
+            None if self.labels is None else copy(self.labels),
+            None if self.times is None else copy(self.times),
+            self.target,
+            self.target_feature,
+        )
+
     def gather(self, indices: Tensor) -> SequenceBatch:
         """The sequences `indices` as one batch, padded to its longest.
 
@@ -123,32 +159,123 @@ class JaggedSequences:
         `[batch, time, 2]` float64: the id of its type and the seconds until it. Padding has
         `NO_TARGET` or NaN.
         """
-        lengths = self.lengths[indices]
-        steps = torch.arange(int(lengths.max()))
-        real = steps < lengths.unsqueeze(1)
-        positions = (self.starts[indices].unsqueeze(1) + steps).masked_fill_(~real, 0)
-        features = {
-            name: values[positions].masked_fill_(~real, 0) for name, values in self.columns.items()
-        }
-        if self.target == "label":
-            assert self.labels is not None
-            targets = self.labels[self.rows[indices]]
+        return next(self.gather_several([indices]))
+
+    def gather_several(self, parts: list[Tensor]) -> Iterator[SequenceBatch]:
+        """What `gather` gives for each of some parts, faster than one after the other."""
+        counts, indices = [len(part) for part in parts], torch.cat(parts)
+        lengths = self.lengths.index_select(0, indices)
+        longest = [int(own.max()) for own in lengths.split_with_sizes(counts)]
+        cells = [count * steps for count, steps in zip(counts, longest, strict=True)]
+        if len(parts) > 1 and sum(cells) > MOST_CELLS:
+            for part in parts:
+                yield self.gather(part)
+            return
+        width = torch.tensor(longest).repeat_interleave(torch.tensor(counts))
+        # Event n of the parts is found at n + here in the columns and goes to cell n + there.
+        before = lengths.cumsum(0) - lengths
+        here = self._put(self.starts.index_select(0, indices) - before)
+        there = self._put(width.cumsum(0) - width - before)
+        total = int(lengths.sum())
+        rows = torch.arange(len(indices), device=self.device)
+        row = rows.repeat_interleave(self._put(lengths), output_size=total)
+        event = torch.arange(total, device=self.device)
+        positions = here.index_select(0, row).add_(event)
+        places = there.index_select(0, row).add_(event)
+
+        def spread(values: Tensor, fill: float = 0.0) -> tuple[Tensor, ...]:
+            padded = values.new_full((sum(cells), *values.shape[1:]), fill)
+            return padded.index_copy_(0, places, values).split_with_sizes(cells)
+
+        columns = {n: spread(v.index_select(0, positions)) for n, v in self.columns.items()}
+        if self.labels is not None and not self.per_step:
+            asked = self.labels.index_select(0, self._put(self.rows.index_select(0, indices)))
+            targets = asked.split_with_sizes(counts)
         else:
             none = NO_TARGET if self.target == "next_item" else float("nan")
-            targets = self.targets_at(positions)
-            targets = targets.masked_fill_(
-                ~real.view(*real.shape, *[1] * (targets.dim() - 2)), none
+            targets = tuple(
+                part.view(-1, steps, *part.shape[1:])
+                for part, steps in zip(
+                    spread(self.targets_at(positions), none), longest, strict=True
+                )
             )
-        return SequenceBatch(features, lengths, targets, indices)
+        for k, of_batch in enumerate(lengths.split_with_sizes(counts)):
+            features = {name: values[k].view(-1, longest[k]) for name, values in columns.items()}
+            yield SequenceBatch(features, of_batch, targets[k], self._put(parts[k]))
+
+    def pack(self, indices: Tensor, counts: list[int]) -> Iterator[SequenceBatch]:
+        """The sequences `indices` as packed batches of `counts` sequences each, longest first."""
+        lengths = self.lengths[indices]
+        batch = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        order = (batch * (int(lengths.max()) + 1) - lengths).argsort(stable=True)
+        lengths = lengths[order]
+        return self.cut(indices[order], torch.zeros_like(lengths), lengths, counts)
+
+    def cut(
+        self, indices: Tensor, first: Tensor, lengths: Tensor, counts: list[int]
+    ) -> Iterator[SequenceBatch]:
+        """Pieces of sequences as packed batches: no padding anywhere.
+
+        Args:
+            indices: `[piece]`, the sequences.
+            first: `[piece]`, the first step of each piece.
+            lengths: `[piece]`, its number of steps, in each batch the longest first.
+            counts: Pieces of each batch.
+
+        Yields:
+            Features `[N]`. Targets are `[piece]` labels, `NO_TARGET` where a piece has not the
+            last step of its sequence; or `[N]` or `[N, 2]` of the steps, as in `gather`.
+        """
+        sizes, longest = torch.tensor(counts), int(lengths.max())
+        batch = torch.arange(len(counts)).repeat_interleave(sizes)
+        ends = (batch * (longest + 1) + lengths).bincount(minlength=len(counts) * (longest + 1))
+        # A run: the rows of one step, one for each piece of the batch that has not ended.
+        runs = sizes.unsqueeze(1) - ends.view(len(counts), -1).cumsum(1)[:, :-1]
+        events = runs.sum(1).tolist()
+        flat, total = runs.flatten(), sum(events)
+        piece_of_first = (sizes.cumsum(0) - sizes).repeat_interleave(longest)
+        shift = self._put(piece_of_first - (flat.cumsum(0) - flat))
+        step = torch.arange(longest, device=self.device).repeat(len(counts))
+        run = torch.arange(len(flat), device=self.device).repeat_interleave(
+            self._put(flat), output_size=total
+        )
+        piece = torch.arange(total, device=self.device).add_(shift.index_select(0, run))
+        begins = self._put(self.starts.index_select(0, indices) + first)
+        positions = begins.index_select(0, piece).add_(step.index_select(0, run))
+        if self.labels is not None and not self.per_step:
+            ended = first + lengths == self.lengths[indices]
+            labels = self.labels[self._put(self.rows[indices])]
+            targets = labels.where(self._put(ended), NO_TARGET).split_with_sizes(counts)
+        else:
+            targets = self.targets_at(positions).split_with_sizes(events)
+        columns = {
+            name: values.index_select(0, positions).split_with_sizes(events)
+            for name, values in self.columns.items()
+        }
+        parts = zip(
+            targets,
+            lengths.split_with_sizes(counts),
+            self._put(indices).split_with_sizes(counts),
+            strict=True,
+        )
+        for k, (of_batch, piece_lengths, ids) in enumerate(parts):
+            features = {name: values[k] for name, values in columns.items()}
+            yield SequenceBatch(features, piece_lengths, of_batch, ids, packed=True)
+
+    def _put(self, values: Tensor) -> Tensor:
+        return values.to(self.device, non_blocking=True)
 
     def targets_at(self, positions: Tensor) -> Tensor:
         """The targets of the steps at `positions`, `[...]`: `[...]` or `[..., 2]`."""
         assert self.target_feature is not None
-        following = self.columns[self.target_feature][positions + 1]
+        flat = positions.flatten()
+        following = self.columns[self.target_feature].index_select(0, flat + 1)
+        following = following.view(positions.shape)
         if self.target == "next_item":
             return following.long()
         assert self.times is not None
-        until = self.times[positions + 1] - self.times[positions]
+        until = self.times.index_select(0, flat + 1) - self.times.index_select(0, flat)
+        until = until.view(positions.shape)
         return torch.stack([following.double(), until], -1)
 
     def targets(self) -> Tensor:
@@ -158,7 +285,8 @@ class JaggedSequences:
             return self.labels
         first = self.lengths.cumsum(0) - self.lengths
         steps = torch.arange(int(self.lengths.sum()))
-        return self.targets_at(steps + (self.starts - first).repeat_interleave(self.lengths))
+        positions = steps + (self.starts - first).repeat_interleave(self.lengths)
+        return self.targets_at(self._put(positions))
 
 
 def read_meta(store: Path) -> dict[str, Any]:

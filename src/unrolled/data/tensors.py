@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,30 @@ class TensorSequences:
         if targets.dim() == 2:
             targets = targets[:, :longest]
         return SequenceBatch(features, lengths, targets, on_device)
+
+    @property
+    def per_step(self) -> bool:
+        """Whether each step has a target, or each sequence."""
+        return self._targets.dim() > 1
+
+    def cut(
+        self, indices: Tensor, first: Tensor, lengths: Tensor, counts: list[int]
+    ) -> Iterator[SequenceBatch]:
+        """Pieces of sequences as batches without padding: all of a batch cover the same steps.
+
+        Args:
+            indices: `[piece]`, the sequences.
+            first: `[piece]`, the first step of each piece.
+            lengths: `[piece]`, its number of steps.
+            counts: Pieces of each batch.
+        """
+        parts = (values.split_with_sizes(counts) for values in (indices, first, lengths))
+        for rows, begins, sizes in zip(*parts, strict=True):
+            window = slice(int(begins[0]), int(begins[0] + sizes[0]))
+            assert bool((begins == window.start).all() and (begins + sizes == window.stop).all())
+            on_device = rows.to(self._targets.device)
+            features = {name: values[on_device, window] for name, values in self.features.items()}
+            yield SequenceBatch(features, sizes, self._targets[on_device, window], on_device)
 
     def targets(self) -> Tensor:
         """All targets, in the order of the indices."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -177,18 +177,9 @@ class TextData(SequenceData):
             self._sources[split] = TensorSequences({"symbol": ids[:, :-1]}, ids[:, 1:])
         return self._sources[split].to(self.device)
 
-    def loader(self, split: Split, source: Source | None = None) -> StreamLoader:
-        """The windows of a split's streams, the streams shared out over the processes.
-
-        Raises:
-            UserError: When there are fewer streams than processes.
-        """
-        streams = self.source(split) if source is None else source
-        ranks = self.trainer.world_size if self.trainer else 1
-        if len(streams) < ranks:
-            raise UserError(f"{len(streams)} {split} streams are too few for {ranks} processes")
-        rank = self.trainer.global_rank if self.trainer else 0
-        return StreamLoader(streams, self.bptt, rank=rank, num_ranks=ranks)
+    def make_loader(self, source: Source, train: bool, **sharding: Any) -> StreamLoader:
+        """The windows of the streams, which are shared out over the processes."""
+        return StreamLoader(cast(TensorSequences, source), self.bptt, **sharding)
 
     def read(self, path: Path) -> tuple[pa.Table, TensorSequences]:
         """Texts from the column `text`, words between white space; each is a sequence.

@@ -14,6 +14,8 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from unrolled.data.batch import batch_sizes
+
 
 def padding_mask(lengths: Tensor, time: int, device: torch.device) -> Tensor:
     """True where a position lies past its sequence's length; `[batch, time]`."""
@@ -36,6 +38,13 @@ class Last(nn.Module):
         rows = torch.arange(len(outputs), device=outputs.device)
         return outputs[rows, lengths.to(outputs.device, non_blocking=True) - 1]
 
+    def packed(self, outputs: Tensor, lengths: Tensor) -> Tensor:
+        """`[N, size]` to `[batch, size]`."""
+        sizes = batch_sizes(lengths)
+        before = sizes.cumsum(0) - sizes
+        rows = before[lengths - 1] + torch.arange(len(lengths))
+        return outputs.index_select(0, rows.to(outputs.device, non_blocking=True))
+
 
 class EveryStep(nn.Module):
     """Every step's output, as it is: a prediction for each step."""
@@ -46,6 +55,10 @@ class EveryStep(nn.Module):
 
     def forward(self, outputs: Tensor, lengths: Tensor) -> Tensor:
         """`[batch, time, size]`, unchanged."""
+        return outputs
+
+    def packed(self, outputs: Tensor, lengths: Tensor) -> Tensor:
+        """`[N, size]`, unchanged."""
         return outputs
 
 

@@ -13,8 +13,9 @@ from typing import Literal, TypeAlias
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from unrolled.data.batch import batch_sizes
 from unrolled.models.bidirectional import NO_STEP, Merge, merge_directions, merged_size
 from unrolled.models.types import Probability
 
@@ -76,6 +77,19 @@ class RecurrentEncoder(nn.Module):
         packed, state = self.layer(packed, state)
         outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=time)
         return self._merge(outputs), state
+
+    def packed(
+        self, x_NI: Tensor, lengths: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Encode packed sequences: `[N, input]` to `[N, output_size]` and the state.
+
+        Args:
+            x_NI: In the order of torch's `PackedSequence`.
+            lengths: `[batch]`, int64, on the CPU, longest first.
+            state: Where to go on; zeros by default.
+        """
+        outputs, state = self.layer(PackedSequence(x_NI, batch_sizes(lengths)), state)
+        return self._merge(outputs.data), state
 
     def _merge(self, outputs: Tensor) -> Tensor:
         if self.causal or self.merge == "concat":

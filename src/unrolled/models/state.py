@@ -36,6 +36,40 @@ def select_rows(state: State, rows: Tensor) -> State:
     return map_state(lambda s: s.index_select(1, rows), state)
 
 
+def take_up(
+    state: State, rows: Tensor, start: Callable[[int, Tensor], State] | None, like: Tensor
+) -> State | None:
+    """The state that a batch of a stream begins with.
+
+    Args:
+        state: Of an encoder, after the batch before.
+        rows: `[batch]` int64 on the CPU; the row of the batch before that each goes on with, -1
+            for none.
+        start: The encoder's state before the first step, for so many rows; zeros by default.
+        like: Has the dtype and device of the state at the start.
+
+    Returns:
+        None when all start.
+    """
+    if int(rows.max()) < 0:
+        return None
+    if torch.equal(rows, torch.arange(num_rows(state))):
+        return state
+    fresh = map_state(lambda s: torch.zeros_like(s[:, :1]), state)
+    if start is not None:
+        fresh = start(1, like)
+    # The row after the last one is the start.
+    places = rows.where(rows >= 0, num_rows(state)).to(like.device, non_blocking=True)
+    return select_rows(map_state(lambda s, f: torch.cat([s, f.to(s)], 1), state, fresh), places)
+
+
+def num_rows(state: State) -> int:
+    """How many sequences an encoder's state has."""
+    while not isinstance(state, Tensor):
+        state = state[0]
+    return state.shape[1]
+
+
 def stack_layers(states: list[State]) -> State:
     """The states of several cells, `[batch, ...]`, as one of an encoder, `[layers, batch, ...]`."""
     return map_state(lambda *layers: torch.stack(layers), *states)

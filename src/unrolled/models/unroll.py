@@ -178,10 +178,28 @@ class Unroll(nn.Module):
             step.
         """
         packing = Packing(lengths, x_BTI.shape[1], x_BTI.device)
-        x = packing.pack(x_BTI)
         if state is not None and packing.order is not None:
             state = select_rows(state, packing.order)
-        starts = self._states(state, len(lengths), x_BTI)
+        x, state = self._layers(packing.pack(x_BTI), packing, state)
+        if packing.order is not None:
+            state = select_rows(state, packing.inverse)
+        return packing.unpack(x), state
+
+    def packed(
+        self, x_NI: Tensor, lengths: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Encode packed sequences: `[N, input]` to `[N, output_size]` and the state.
+
+        Args:
+            x_NI: In the order of torch's `PackedSequence`.
+            lengths: `[batch]`, int64, on the CPU, longest first.
+            state: Where to go on; the cells' start by default.
+        """
+        return self._layers(x_NI, Packing(lengths, int(lengths[0]), x_NI.device), state)
+
+    def _layers(self, x: Tensor, packing: Packing, state: State | None) -> tuple[Tensor, State]:
+        """All layers over packed steps; states in the order of the packing."""
+        starts = self._states(state, packing.batch, x)
         finals: list[State] = []
         layers = len(self.cells) // self.directions
         cells = iter(zip(self._cells(), starts, strict=True))
@@ -200,10 +218,7 @@ class Unroll(nn.Module):
             else:
                 merge = self.merge if layer == layers - 1 else "concat"
                 x = merge_directions(directions[0], directions[1], merge)
-        state = stack_layers(finals)
-        if packing.order is not None:
-            state = select_rows(state, packing.inverse)
-        return packing.unpack(x), state
+        return x, stack_layers(finals)
 
     def step(self, x_BI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One step: `[batch, input]` to `[batch, output_size]` and the new state.

@@ -17,11 +17,11 @@ from unrolled.tasks.base import SequenceTask
 def predict_split(task: SequenceTask, data: SequenceData, split: Split) -> pa.Table:
     """Predictions, with the sequences' own ids and targets, for a split of the run's data."""
     source = data.source(split)
-    bptt = getattr(data, "bptt", None)
-    if bptt is None:
-        table = predict_source(task, source, data.eval_batch_size, targets=True)
+    loader = data.make_loader(source, train=False, num_ranks=1)
+    if isinstance(loader, StreamLoader):
+        table = predict_streams(task, loader)
     else:
-        table = predict_streams(task, StreamLoader(source, bptt))
+        table = predict_source(task, source, data.eval_batch_size, targets=True)
     table = with_names(table, data.class_names())
     ids = data.sequence_ids(split)
     return table if ids is None else table.add_column(0, "id", ids)

@@ -21,7 +21,7 @@ from unrolled.models.readout import EveryStep
 from unrolled.models.sequence import SequenceModel
 from unrolled.tasks.judge import Judge, judge_constant
 from unrolled.tasks.running_mean import RunningMean
-from unrolled.tasks.targets import asked, judged, trained_on
+from unrolled.tasks.targets import asked, judged, padded, trained_on
 
 
 @runtime_checkable
@@ -108,16 +108,27 @@ class SequenceTask(lightning.LightningModule, ABC):
         """
 
     def forward(self, batch: SequenceBatch) -> Tensor:
-        """The outputs of the head, `[batch, output]` or `[batch, time, output]`."""
-        return self.model.decode(self.encode(batch), batch.lengths)
+        """The outputs of the head, `[batch, output]` or `[batch, time, output]`.
+
+        Of packed steps `[N, output]` instead of the latter; `targets.flatten_steps` gives the steps
+        of both alike.
+        """
+        return self.model.decode(self.encode(batch), batch.lengths, batch.packed)
 
     def encode(self, batch: SequenceBatch) -> Tensor:
-        """The encoder's outputs, `[batch, time, size]`.
+        """The encoder's outputs, `[batch, time, size]`, packed `[N, size]`.
 
         In a stream the encoder goes on where the batch before stopped; gradients end where the
         batch begins (truncated backpropagation through time).
         """
-        before = self._states.pop(self.training, None) if batch.continues else None
+        before = None
+        if batch.continues is not None:
+            before = self._states.pop(self.training, None)
+            if not getattr(self.model.encoder, "causal", True):
+                raise UserError(
+                    "model: this encoder reads the future, which a window of a stream has not; use "
+                    "one that goes forward only (model.bidirectional=false), or other data.batching"
+                )
         try:
             encoded, state = self.model.encode(batch, before)
         except ValueError as error:
@@ -128,9 +139,12 @@ class SequenceTask(lightning.LightningModule, ABC):
         return encoded
 
     def losses(self, outputs: Tensor, batch: SequenceBatch) -> Tensor:
-        """The loss of each sequence, `[batch]`; 0 for one whose steps have no target."""
-        targets = trained_on(outputs, batch.targets, batch.lengths)
-        if batch.targets.dim() == targets.dim() == 1:
+        """The loss of each sequence, `[batch]`; 0 for one that has no target."""
+        outputs, targets = padded(outputs, batch)
+        labels = targets.dim() == 1
+        targets = trained_on(outputs, targets, batch.lengths)
+        # Of a stream's rows only those with the end of a sequence have its label.
+        if labels and targets.dim() == 1 and batch.continues is None:
             return self.model.head.loss(outputs, targets)
         present = has_target(targets)
         losses = self.model.head.loss(outputs, targets.masked_fill(~present, 0))
@@ -143,10 +157,10 @@ class SequenceTask(lightning.LightningModule, ABC):
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         encoded = self.encode(batch)
-        outputs = self.model.decode(encoded, batch.lengths)
+        outputs = self.model.decode(encoded, batch.lengths, batch.packed)
         losses = self.losses(outputs, batch)
         if self._reinforced:
-            items, targets = judged(outputs, batch.targets, batch.lengths)
+            items, targets = judged(*padded(outputs, batch), batch.lengths)
             right = self.model.head.predict(items) == targets
             encoder = cast(Reinforced, self.model.encoder)
             losses = losses + encoder.reinforce_loss(right.to(losses.dtype))
@@ -161,7 +175,7 @@ class SequenceTask(lightning.LightningModule, ABC):
             loss = loss * scale
         for regularizer in self.regularizers:
             # Penalties are means, whatever becomes of the losses.
-            loss = loss + batch.weight * regularizer(encoded, batch.lengths)
+            loss = loss + batch.weight * regularizer(batch.pad(encoded), batch.lengths)
         # `self.log` costs as much as a small model's forward pass: sum here, log every k steps.
         self._unlogged.add(loss.detach())
         return loss
@@ -284,7 +298,7 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     def _judge(self, batch: SequenceBatch, name: str) -> None:
         outputs = self(batch)
-        items, targets = judged(outputs, batch.targets, batch.lengths)
+        items, targets = judged(*padded(outputs, batch), batch.lengths)
         judge = cast(Judge, self.judges[name])
         judge.update(self.metric_input(items), targets, self.losses(outputs, batch))
 

@@ -3,6 +3,9 @@
 Targets are one for each sequence, `[batch]`, or one for each step, `[batch, time]`; so are outputs,
 `[batch, output]` or `[batch, time, output]`. Where they differ, a sequence's target is asked of
 every step (repeated target), and of the targets of the steps only the last is asked.
+
+Of a packed batch, steps are `[N, ...]` instead of `[batch, time, ...]`. `padded` brings them into
+that form; `flatten_steps` gives the steps that have a target without padding, whatever the form.
 """
 
 from __future__ import annotations
@@ -10,7 +13,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unrolled.data.batch import NO_TARGET, has_target
+from unrolled.data.batch import NO_TARGET, SequenceBatch, has_target
+
+
+def flatten_steps(outputs: Tensor, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
+    """Outputs and targets of all steps that have a target, one after the other.
+
+    Args:
+        outputs: Of the steps, `[batch, time, size]`, packed `[N, size]`.
+        batch: With a target for each step, of one number or of several.
+
+    Returns:
+        `[item, size]`; and `[item]` or `[item, number]`.
+    """
+    targets = batch.targets
+    present = has_target(targets)
+    if targets.dim() == outputs.dim():
+        present = present.all(-1)
+    if batch.packed and bool(present.all()):
+        return outputs, targets
+    return outputs[present], targets[present]
+
+
+def padded(outputs: Tensor, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
+    """Outputs and targets of a batch, those of steps as `[batch, time, ...]`."""
+    if not batch.packed:
+        return outputs, batch.targets
+    none = float("nan") if batch.targets.is_floating_point() else float(NO_TARGET)
+    return batch.pad(outputs), batch.pad(batch.targets, none)
 
 
 def last_targets(targets: Tensor) -> Tensor:
