@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from unrolled.data.module import SequenceData, Split
-from unrolled.data.prepare import LogSource, encode, prepare
+from unrolled.data.prepare import LogSource, encode, prepare, vocabulary
 from unrolled.data.schema import Categorical, Schema
 from unrolled.data.store import JaggedSequences, Target, read_meta
 from unrolled.errors import UserError
@@ -139,6 +139,16 @@ class EventData(SequenceData):
         targets = torch.zeros(count["sequences"], dtype=torch.int64)
         targets[: count["positive"]] = 1
         return targets
+
+    def best_possible(self) -> dict[str, float]:
+        """What the source knows of the law that its test sequences follow; most know nothing."""
+        known = getattr(self.log_source, "best_possible", None)
+        if known is None or self._other is not None:
+            return {}
+        columns = [f.name for f in self.schema.features if isinstance(f, Categorical)]
+        values = {column: vocabulary(self.store, column) for column in columns}
+        best: dict[str, float] = known(self.source("test"), values, self.target)
+        return best
 
     def sequence_ids(self, split: Split) -> pa.Array:
         """The log's own ids of the sequences of a split."""

@@ -25,6 +25,7 @@ from urllib.parse import quote
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from unrolled.data.log import LogColumns, description_json
 from unrolled.data.read_log import load_events
@@ -159,6 +160,12 @@ def encode(
             for c in columns.categories
         }
         return _encode(connection, columns, vocabularies, meta["statistics"], None)
+
+
+def vocabulary(store: Path, column: str) -> list[str]:
+    """The values of a categorical column, those of the ids `UNKNOWN_ID + 1` and on."""
+    values: list[str] = pq.read_table(_vocabulary_path(store, column))["value"].to_pylist()
+    return values
 
 
 def _where(tables: dict[str, Path | pa.Table | None]) -> str:
