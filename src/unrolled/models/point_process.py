@@ -90,7 +90,9 @@ class PointProcessHead(Head):
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is said of the type, of the time, and of the type given the time."""
-        kind, time, hidden = torch.split(outputs.float(), self.sizes, -1)
+        # In half precision the logarithms of the densities would be off by percents.
+        whole = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        kind, time, hidden = torch.split(whole, self.sizes, -1)
         return kind, time, hidden
 
     def log_likelihood(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +111,7 @@ class PointProcessHead(Head):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of outputs `[..., output]` for targets `[..., 2]`, nats."""
         time, kind = self.log_likelihood(outputs, targets)
-        return -(time + kind).float()
+        return -(time + kind).to(outputs.dtype)
 
     def log_probabilities(self, outputs: Tensor) -> Tensor:
         """Of all types whenever the event comes, `[..., num_classes]`."""
@@ -138,13 +140,13 @@ class PointProcessHead(Head):
         """The mean of the time until the event or until `ends`, whichever is earlier, `[...]`."""
 
     def standardized(self, log_gaps: Tensor) -> Tensor:
-        """Logarithms of gaps in training deviations from their training mean; float32."""
-        return ((log_gaps - self.log_gap_mean) / self.log_gap_std).float()
+        """Logarithms of gaps in training deviations from their training mean."""
+        return (log_gaps - self.log_gap_mean) / self.log_gap_std
 
     def _log_types(self, kind: Tensor, hidden: Tensor, log_gaps: Tensor | None) -> Tensor:
         if self.from_time is not None and self.to_type is not None:
             assert log_gaps is not None
-            z = self.standardized(log_gaps).unsqueeze(-1)
+            z = self.standardized(log_gaps).unsqueeze(-1).to(kind)
             kind = kind + self.to_type(torch.tanh(hidden + self.from_time(z)))
         # Padding is no type.
         return F.pad(kind[..., 1:], (1, 0), value=-torch.inf).log_softmax(-1)
@@ -194,14 +196,14 @@ class LogNormalMixtureHead(PointProcessHead):
     def log_density(self, time_outputs: Tensor, log_gaps: Tensor) -> Tensor:
         """By the change of variables from the standardised logarithm."""
         log_weights, means, scales = self.components(time_outputs)
-        z = (self.standardized(log_gaps).unsqueeze(-1) - means) / scales
+        z = (self.standardized(log_gaps).unsqueeze(-1).to(means) - means) / scales
         normal = -0.5 * z.square() - scales.log() - 0.5 * math.log(2 * math.pi)
         return (log_weights + normal).logsumexp(-1) - self.log_gap_std.log() - log_gaps
 
     def cumulative(self, outputs: Tensor, gaps: Tensor) -> Tensor:
         """The mixture of the components' normal distribution functions."""
         log_weights, means, scales = self.components(self.split(outputs)[1])
-        z = self.standardized(gaps.log()).unsqueeze(-1)
+        z = self.standardized(gaps.log()).unsqueeze(-1).to(means)
         within: Tensor = torch.special.ndtr((z - means) / scales)
         return (log_weights.exp() * within).sum(-1)
 
@@ -225,7 +227,7 @@ class LogNormalMixtureHead(PointProcessHead):
         # As logarithms: a component far beyond the end has a mean that overflows.
         before: Tensor = torch.special.log_ndtr((end - mean - std.square()) / std)
         before = before + mean + std.square() / 2
-        after = end.exp() * torch.special.ndtr((mean - end) / std)
+        after: Tensor = torch.special.ndtr((mean - end) / std) * end.exp()
         return (log_weights.exp() * (before.exp() + after)).sum(-1)
 
     def nodes(self, time_outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -284,7 +286,7 @@ class ExponentialHead(PointProcessHead):
         count = 16
         middles = (torch.arange(count, device=log_rate.device) + 0.5) / count
         log_gaps = (-torch.log1p(-middles)).log() - log_rate
-        return log_gaps, torch.full_like(log_gaps, 1 / count).float()
+        return log_gaps, torch.full_like(log_gaps, 1 / count).to(time_outputs)
 
 
 def _scale_of(gaps: Tensor) -> dict[str, float]:

@@ -8,6 +8,7 @@ maximum without a step size and without leaving the positive numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
 
 from unrolled.data.store import JaggedSequences
 from unrolled.metrics.next_event import Forecast
 from unrolled.synthetic.hawkes import excitation, flat_events
+from unrolled.tasks.judge import judge_predictions
 
 LARGEST_NUM_TYPES = 64
 """With more types there is no such reference: it has parameters for each pair of them."""
@@ -78,13 +79,12 @@ class HawkesFit:
         low, high = torch.full_like(gaps, 1e-3 * self.min_gap), torch.full_like(gaps, self.max_gap)
         for _ in range(40):
             middle = (low * high).sqrt()
-            early = self.expected(all_types, middle) < torch.log(torch.tensor(2.0))
+            early = self.expected(all_types, middle) < math.log(2)
             low, high = torch.where(early, middle, low), torch.where(early, high, middle)
 
         # With the survival function S, the mean is the integral of S, and the probability of a type
         # that of its intensity times S.
-        grid = torch.logspace(-3, 0, 97, dtype=gaps.dtype) * self.max_gap
-        grid = torch.cat([grid.new_zeros(1), torch.linspace(0, 1, 9)[1:-1] * grid[0], grid])
+        grid = self._grid()
         expected = torch.stack([self.expected(all_types, end.expand_as(gaps)) for end in grid], 1)
         survival = torch.exp(-expected)
         mean = torch.trapezoid(survival, grid, dim=1)
@@ -95,6 +95,12 @@ class HawkesFit:
         return Forecast(
             total - self.expected(all_types, gaps), chosen - total, kinds.argmax(1), low, mean
         )
+
+    def _grid(self) -> Tensor:
+        """Times from 0 to `max_gap`, closest where the fastest decay is."""
+        start = min(1e-2 / float(self.decays.max()), 1e-3 * self.max_gap)
+        ratio = torch.linspace(0, 1, 160, dtype=self.decays.dtype)
+        return F.pad(start * (self.max_gap / start) ** ratio, (1, 0))
 
     def expected(self, all_types: Tensor, gaps: Tensor) -> Tensor:
         """The compensator: events expected within `gaps`, `[event]`.
@@ -126,14 +132,13 @@ def hawkes_reference(
         return {}
     sample = next(_blocks(train, MOST_EVENTS))
     fit = fit_hawkes(*sample, num_types)
-    collection = MetricCollection(metrics)
-    for metric in collection.values():
-        # Every process judges all targets: there is nothing to add up.
-        metric.distributed_available_fn = lambda: False
-    for ids, gaps, longest in _blocks(test, MOST_EVENTS // 4):
-        steps = steps_of(ids, gaps, longest, fit.decays, num_types)
-        collection.update(fit.forecast(steps), torch.stack([steps.types.double(), steps.gaps], 1))
-    return {name: float(value) for name, value in collection.compute().items()}
+    parts, targets = [], []
+    for block in _blocks(test, MOST_EVENTS // 10):
+        steps = steps_of(*block, fit.decays, num_types)
+        parts.append(fit.forecast(steps))
+        targets.append(torch.stack([steps.types.double(), steps.gaps], 1))
+    whole = Forecast(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    return judge_predictions(metrics, whole, torch.cat(targets))
 
 
 def fit_hawkes(ids: Tensor, gaps: Tensor, longest: int, num_types: int) -> HawkesFit:

@@ -43,21 +43,23 @@ def judge_constant(metrics: dict[str, Any], answer: Tensor, targets: Tensor) -> 
         targets: `[item]`.
     """
     answers = answer.to(targets.device).expand(len(targets), *answer.shape)
-    return judge_answers(metrics, answers, targets)
+    return judge_predictions(metrics, answers, targets)
 
 
 @torch.inference_mode()
-def judge_answers(metrics: dict[str, Any], answers: Any, targets: Tensor) -> dict[str, float]:
-    """The metrics of given answers, by name.
+def judge_predictions(
+    metrics: dict[str, Any], predictions: Any, targets: Tensor
+) -> dict[str, float]:
+    """The metrics of predictions that every process has whole, by name.
 
     Args:
         metrics: By name.
-        answers: What each metric takes beside the targets.
-        targets: `[item]`, or as the metrics want them.
+        predictions: `[item]`, or what else the metrics take.
+        targets: `[item]`.
     """
     collection = MetricCollection(metrics).to(targets.device)
     for metric in collection.values():
         # Every process judges all targets: there is nothing to add up.
         metric.distributed_available_fn = lambda: False
-    collection.update(answers, targets)
+    collection.update(predictions, targets)
     return {name: float(value) for name, value in collection.compute().items()}

@@ -25,7 +25,7 @@ from unrolled.models.point_process import PointProcessHead
 from unrolled.models.readout import EveryStep
 from unrolled.tasks.base import SequenceTask
 from unrolled.tasks.hawkes import hawkes_reference
-from unrolled.tasks.judge import Judge, judge_answers
+from unrolled.tasks.judge import Judge, judge_predictions
 
 
 class NextEvent(SequenceTask):
@@ -142,7 +142,7 @@ class NextEvent(SequenceTask):
                 every * math.log(2) / log_rate.exp(),
                 every / log_rate.exp(),
             )
-            judged = judge_answers(self.metrics(), forecast, targets)
+            judged = judge_predictions(self.metrics(), forecast, targets)
             scores |= {f"{test}/{name}": value for name, value in judged.items()}
         return scores
 
@@ -150,7 +150,21 @@ class NextEvent(SequenceTask):
         """A Hawkes process fitted to the training sequences, on the test set."""
         train, test = (cast(JaggedSequences, data.source(s)) for s in ("train", "test"))
         scores = hawkes_reference(train, test, self.metrics(), self.head.num_classes)
-        return {"hawkes": {f"test/{name}": value for name, value in scores.items()}}
+        return (
+            {"hawkes": {f"test/{name}": value for name, value in scores.items()}} if scores else {}
+        )
+
+    def protocol(self) -> dict[str, str]:
+        """What the metrics are metrics of."""
+        return {
+            "positions": "every event after the first of each test sequence, given all before it",
+            "log-likelihood": "nats an event, of a density in the unit of the log's times; "
+            f"gaps below {float(self.head.min_gap):.3g} count as that; the time after the last "
+            "event is not counted",
+            "points": "time_mae of the median, time_rmse of the mean (cut at the longest gap in "
+            "training), type_accuracy of the likeliest type whenever the event comes",
+            "trivial": "a Poisson process with the rate and the types of the training events",
+        }
 
     def _judge(self, batch: SequenceBatch, name: str) -> None:
         outputs = self(batch)
