@@ -24,6 +24,8 @@ from unrolled.models.head import Head
 
 _NODES = 4
 """Of the quadrature over each component of a mixture."""
+_AT_A_TIME = 4096
+"""Steps whose types are worked out at all nodes together, so that memory stays small."""
 
 
 class PointProcessHead(Head):
@@ -118,9 +120,10 @@ class PointProcessHead(Head):
         kind, time, hidden = self.split(outputs)
         if self.from_time is None:
             return self._log_types(kind, hidden, None)
-        log_gaps, weights = self.nodes(time)
-        given = self._log_types(kind.unsqueeze(-2), hidden.unsqueeze(-2), log_gaps)
-        return (given + weights.log().unsqueeze(-1)).logsumexp(-2)
+        parts = zip(
+            *(torch.split(p.flatten(0, -2), _AT_A_TIME) for p in (kind, time, hidden)), strict=True
+        )
+        return torch.cat([self._over_time(*part) for part in parts]).view(kind.shape)
 
     def predict(self, outputs: Tensor) -> Tensor:
         """The most probable type, whenever the event comes."""
@@ -142,6 +145,11 @@ class PointProcessHead(Head):
     def standardized(self, log_gaps: Tensor) -> Tensor:
         """Logarithms of gaps in training deviations from their training mean."""
         return (log_gaps - self.log_gap_mean) / self.log_gap_std
+
+    def _over_time(self, kind: Tensor, time: Tensor, hidden: Tensor) -> Tensor:
+        log_gaps, weights = self.nodes(time)
+        given = self._log_types(kind.unsqueeze(-2), hidden.unsqueeze(-2), log_gaps)
+        return (given + weights.log().unsqueeze(-1)).logsumexp(-2)
 
     def _log_types(self, kind: Tensor, hidden: Tensor, log_gaps: Tensor | None) -> Tensor:
         if self.from_time is not None and self.to_type is not None:

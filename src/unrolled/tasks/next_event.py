@@ -13,7 +13,7 @@ from unrolled.data.module import SequenceData
 from unrolled.data.schema import Schema
 from unrolled.data.store import JaggedSequences
 from unrolled.errors import UserError
-from unrolled.metrics.next_event import (
+from unrolled.metrics.forecast import (
     Forecast,
     MeanLogLikelihood,
     NumEvents,
@@ -24,7 +24,7 @@ from unrolled.metrics.next_event import (
 from unrolled.models.point_process import PointProcessHead
 from unrolled.models.readout import EveryStep
 from unrolled.tasks.base import SequenceTask
-from unrolled.tasks.hawkes import hawkes_reference
+from unrolled.tasks.hawkes_reference import hawkes_reference
 from unrolled.tasks.judge import Judge, judge_predictions
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unrolled.data.store import JaggedSequences
-from unrolled.metrics.next_event import Forecast
+from unrolled.metrics.forecast import Forecast
 from unrolled.synthetic.hawkes import excitation, flat_events
 from unrolled.tasks.judge import judge_predictions
 
