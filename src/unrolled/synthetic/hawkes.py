@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -208,7 +209,7 @@ class HawkesLog:
         return total - expected, chosen - total
 
     def best_possible(
-        self, sequences: JaggedSequences, vocabularies: dict[str, list[str]], target: str
+        self, sequences: JaggedSequences, vocabularies: Mapping[str, pa.Array]
     ) -> dict[str, float]:
         """The mean log-likelihoods of the sequences under the law itself.
 
@@ -216,14 +217,13 @@ class HawkesLog:
         decides within a standard error.
 
         Args:
-            sequences: From the store, times in seconds.
-            vocabularies: The values of each categorical column, in the order of their ids.
-            target: What is asked of the sequences; the best is known of `next_event`.
+            sequences: As read from a store; the best is known where the next event is asked.
+            vocabularies: The values of each categorical column in the order of their ids.
         """
-        if target != "next_event":
+        if sequences.target != "next_event":
             return {}
         ids, gaps, longest = flat_events(sequences)
-        names = torch.tensor([int(name) for name in vocabularies["type"]])
+        names = torch.tensor([int(name) for name in vocabularies["type"].to_pylist()])
         time, kind = self.log_likelihood(names[ids - UNKNOWN_ID - 1], gaps, longest)
         return {
             "log_likelihood": float((time + kind).mean()),
