@@ -90,7 +90,7 @@ def test_the_restricted_mean_is_the_integral_of_the_survival_function(
     survival = 1 - head.cumulative(outputs.unsqueeze(1), times.expand(len(outputs), -1))
     mean = head.restricted_mean(outputs, end.expand(len(outputs)))
     torch.testing.assert_close(mean, torch.trapezoid(survival, times, dim=1), rtol=1e-4, atol=0)
-    assert bool((head.expectation(outputs) <= head.max_gap).all())
+    assert bool((head.expectation(outputs) <= head.long_gap).all())
 
 
 @heads

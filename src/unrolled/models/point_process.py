@@ -47,7 +47,7 @@ class PointProcessHead(Head):
     log_gap_std: Tensor
     mean_gap: Tensor
     min_gap: Tensor
-    max_gap: Tensor
+    long_gap: Tensor
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class PointProcessHead(Head):
             # At the start the time says nothing.
             nn.init.zeros_(self.to_type.weight)
         scale = {"log_gap_mean": 0.0, "log_gap_std": 1.0}
-        scale |= {"mean_gap": 1.0, "min_gap": 1e-6, "max_gap": 1e6}
+        scale |= {"mean_gap": 1.0, "min_gap": 1e-6, "long_gap": 1e6}
         if train_targets is not None:
             scale = _scale_of(train_targets[:, 1].double())
             counts = torch.bincount(train_targets[:, 0].long(), minlength=num_classes)
@@ -130,13 +130,13 @@ class PointProcessHead(Head):
         return self.log_probabilities(outputs).argmax(-1)
 
     def expectation(self, outputs: Tensor) -> Tensor:
-        """The mean of the time until the event, or until `max_gap` where that is earlier.
+        """The mean of the time until the event, or until `long_gap` where that is earlier.
 
-        `max_gap` is the longest gap in training: the tail of a log-normal density far beyond all
-        that was seen would decide on the mean (the restricted mean of survival analysis).
+        `long_gap` is a time that 99.9 % of the gaps in training stay below: the tail of a
+        log-normal density beyond all that was seen would decide on the mean (the restricted mean
+        of survival analysis).
         """
-        raise_to = self.max_gap.expand(outputs.shape[:-1])
-        return self.restricted_mean(outputs, raise_to)
+        return self.restricted_mean(outputs, self.long_gap.expand(outputs.shape[:-1]))
 
     @abstractmethod
     def restricted_mean(self, outputs: Tensor, ends: Tensor) -> Tensor:
@@ -316,8 +316,14 @@ def _scale_of(gaps: Tensor) -> dict[str, float]:
         "log_gap_std": max(float(logs.std(correction=0)), 1e-3),
         "mean_gap": float(gaps.mean()),
         "min_gap": float(min_gap),
-        "max_gap": float(gaps.max()),
+        "long_gap": long_gap(gaps),
     }
+
+
+def long_gap(gaps: Tensor) -> float:
+    """The time that 99.9 % of some gaps, `[event]`, do not exceed."""
+    # Not `torch.quantile`, which ends at 16 million.
+    return float(gaps.kthvalue(math.ceil(0.999 * len(gaps))).values)
 
 
 def _gauss_hermite() -> tuple[Tensor, Tensor]:

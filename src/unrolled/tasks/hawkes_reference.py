@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from unrolled.data.store import JaggedSequences
 from unrolled.metrics.forecast import Forecast
+from unrolled.models.point_process import long_gap
 from unrolled.synthetic.hawkes import excitation, flat_events
 from unrolled.tasks.judge import judge_predictions
 
@@ -151,7 +152,7 @@ def fit_hawkes(ids: Tensor, gaps: Tensor, longest: int, num_types: int) -> Hawke
         num_types: Ids are below it.
     """
     waited = gaps[gaps.isfinite()]
-    min_gap, max_gap = float(waited[waited > 0].min()), float(waited.max())
+    min_gap, max_gap = float(waited[waited > 0].min()), long_gap(waited)
     quantiles = torch.quantile(waited, torch.tensor(DECAYS_AT, dtype=torch.float64))
     decays = 1 / quantiles.clamp(min=min_gap)
     steps = steps_of(ids, gaps, longest, decays, num_types)

@@ -161,8 +161,9 @@ class NextEvent(SequenceTask):
             "log-likelihood": "nats an event, of a density in the unit of the log's times; "
             f"gaps below {float(self.head.min_gap):.3g} count as that; the time after the last "
             "event is not counted",
-            "points": "time_mae of the median, time_rmse of the mean (cut at the longest gap in "
-            "training), type_accuracy of the likeliest type whenever the event comes",
+            "points": "time_mae of the median, time_rmse of the mean (of the time until the "
+            f"event or until {float(self.head.long_gap):.3g}), type_accuracy of the likeliest type "
+            "whenever the event comes",
             "trivial": "a Poisson process with the rate and the types of the training events",
         }
 
