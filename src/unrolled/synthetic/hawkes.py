@@ -71,10 +71,12 @@ def flat_events(
     first = lengths.cumsum(0) - lengths
     positions = torch.arange(int(lengths.sum()))
     positions += (source.starts[start:stop] - first).repeat_interleave(lengths)
-    times = source.times[positions]
+    # The sequences may lie on another device.
+    times = source.times[positions.to(source.times.device)].cpu()
     gaps = times.diff(prepend=times[:1])
     gaps[first] = torch.inf
-    ids = source.columns[source.target_feature][positions].long()
+    types = source.columns[source.target_feature]
+    ids = types[positions.to(types.device)].cpu().long()
     return ids, gaps, int(lengths.max())
 
 

@@ -105,8 +105,9 @@ class NextEvent(SequenceTask):
 
     def losses(self, outputs: Tensor, batch: SequenceBatch) -> Tensor:
         """The negative log-likelihood of each sequence, `[batch]`: mean or sum over its steps."""
-        present = ~batch.targets[..., 0].isnan()
-        steps = self.head.loss(outputs[present], batch.targets[present])
+        targets = batch.targets
+        present = ~targets[..., 0].isnan()
+        steps = self.head.loss(outputs[present], targets[present])
         losses = steps.new_zeros(present.shape).masked_scatter(present, steps)
         total = losses.sum(1)
         return total if self.over_time == "sum" else total / present.sum(1).clamp(min=1)
