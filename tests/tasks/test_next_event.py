@@ -88,6 +88,11 @@ def test_the_score_does_not_depend_on_the_batches(data: EventData) -> None:
     assert results[0]["log_likelihood"] == pytest.approx(parts, abs=1e-9)
 
 
+def test_types_are_counted_as_classes(data: EventData) -> None:
+    types = data.train_targets()[:, 0].tolist()
+    assert data.class_counts().tolist() == [types.count(kind) for kind in range(4)]
+
+
 def test_the_trivial_answer_is_a_poisson_process(data: EventData) -> None:
     scores = _task(data).trivial_scores(data)
     train, test = data.train_targets(), data.source("test").targets()
