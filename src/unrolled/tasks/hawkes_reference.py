@@ -25,8 +25,9 @@ from unrolled.tasks.judge import judge_predictions
 
 LARGEST_NUM_TYPES = 64
 """With more types there is no such reference: it has parameters for each pair of them."""
-MOST_EVENTS = 100_000
-"""It is fitted to about so many training events at most, of the first sequences."""
+MOST_VALUES = 8_000_000
+"""It is fitted to the first training sequences, as many as have so many events times decays times
+types together: about 100,000 events of 20 types."""
 DECAYS_AT = (0.1, 0.4, 0.7, 0.95)
 """Quantiles of the gaps in training whose inverses are the decays."""
 ITERATIONS = 200
@@ -131,10 +132,11 @@ def hawkes_reference(
     """
     if num_types > LARGEST_NUM_TYPES or len(train) == 0 or len(test) == 0:
         return {}
-    sample = next(_blocks(train, MOST_EVENTS))
+    num_events = MOST_VALUES // (len(DECAYS_AT) * num_types)
+    sample = next(_blocks(train, num_events))
     fit = fit_hawkes(*sample, num_types)
     parts, targets = [], []
-    for block in _blocks(test, MOST_EVENTS // 10):
+    for block in _blocks(test, num_events // 10):
         steps = steps_of(*block, fit.decays, num_types)
         parts.append(fit.forecast(steps))
         targets.append(torch.stack([steps.types.double(), steps.gaps], 1))
