@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
 import torch
 
 from unrolled.data.batch import NO_TARGET
-from unrolled.data.store import JaggedSequences, Target
+from unrolled.data.log import EventLog
+from unrolled.data.prepare import prepare
+from unrolled.data.store import JaggedSequences, Target, read_meta
+from unrolled.data.tables import write_table
 
 ITEMS = torch.tensor([5, 6, 5, 9, 7, 8], dtype=torch.int32)
 TIMES = torch.tensor([0.0, 2.5, 4.0, 1.0, 10.0, 10.0], dtype=torch.float64)
@@ -40,3 +48,16 @@ def test_the_next_event_is_its_type_and_the_seconds_until_it() -> None:
     assert batch.targets[1, 0].tolist() == [8.0, 0.0]
     assert bool(batch.targets[1, 1].isnan().all())
     assert source.targets().tolist() == [[6.0, 2.5], [5.0, 1.5], [8.0, 0.0]]
+
+
+def test_gaps_are_counted_in_their_unit(tmp_path: Path) -> None:
+    rows = pa.table({"user": [n for n in range(9) for _ in "ab"], "at": [0.0, 0.003] * 9})
+    write_table(rows, tmp_path / "log.parquet")
+    log = EventLog(
+        path=tmp_path / "log.parquet", sequence="user", order="at", time="at", gap=True,
+        gap_unit=0.001, val_fraction=0.2, test_fraction=0.2,
+    )  # fmt: skip
+    meta = read_meta(prepare(log, tmp_path / "stores"))
+    # Half of the events are the first of their sequence: no gap.
+    expected = {"mean": math.log(4) / 2, "std": math.log(4) / 2}
+    assert meta["statistics"]["gap"] == pytest.approx(expected)

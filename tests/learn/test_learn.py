@@ -120,3 +120,9 @@ def test_bits_are_counted_in_strings_twice_as_long(tmp_path: Path) -> None:
     scores = train("experiment=bitcount_lengths", cwd=tmp_path)
     assert scores["test/mistakes"]["value"] == 0
     assert scores["length_40/mistakes"]["value"] == 0
+
+
+def test_the_next_event_is_foretold_almost_as_well_as_it_can_be(tmp_path: Path) -> None:
+    score = train("task=next_event", "trainer.max_steps=500", cwd=tmp_path)["test/log_likelihood"]
+    assert score["best"] - 0.03 < score["value"] < score["best"] + 0.01
+    assert score["trivial"] < score["best"] - 1.0

@@ -67,7 +67,6 @@ def test_a_head_is_told_what_it_asks_for() -> None:
     assert _of_target({"_target_": "unrolled.models.real_head.RealHead"}, real) == {
         "target_mean": 1.0,
         "target_std": pytest.approx(6**-0.5),
-        "target_feature": None,
     }
     classes = GeneratedData(Parity(), 50, 5, 5)
     assert _of_target({"_target_": HEAD + "ClassificationHead"}, classes) == {"num_classes": 2}

@@ -47,7 +47,8 @@ def cut_sequences(
     gap = ""
     if columns.gap:
         gap = f""", ln(1 + coalesce(event_time - lag(event_time)
-                  OVER (PARTITION BY sequence_id ORDER BY position), 0)) AS {feature("gap")}"""
+                  OVER (PARTITION BY sequence_id ORDER BY position), 0)
+                  / {columns.gap_unit!r}::DOUBLE) AS {feature("gap")}"""
         backwards = one_row(
             connection,
             """

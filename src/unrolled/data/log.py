@@ -41,6 +41,8 @@ class LogColumns:
             divides by the training deviation; `log` takes log(1 + x) first, for amounts and
             durations.
         gap: Add the feature `gap`: seconds since the previous event of the sequence, as `log`.
+        gap_unit: Seconds that count as one in that logarithm, `log(1 + gap / gap_unit)`; shorter
+            gaps look much alike to a model. Below 1 where most gaps are.
         label: Column with the label of a sequence, 0 or 1, in the log or in the label table.
         target_event: Without a label column: a sequence is labelled 1 when it has an event of this
             type, and its input ends before the first of them.
@@ -62,6 +64,7 @@ class LogColumns:
     categorical: Sequence[str] = ()
     numeric: Mapping[str, Literal["standard", "log"]] = field(default_factory=dict)
     gap: bool = False
+    gap_unit: Annotated[float, Field(gt=0)] = 1.0
     label: str | None = None
     target_event: str | None = None
     split: str | None = None

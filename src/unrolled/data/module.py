@@ -99,7 +99,11 @@ class SequenceData(lightning.LightningDataModule, ABC):
 
     def class_counts(self) -> Tensor:
         """How often each class is a training target, `[num_classes]` int64."""
-        targets = self.train_targets().flatten().cpu()
+        targets = self.train_targets().cpu()
+        if targets.is_floating_point():
+            # Of the next event: its type, beside the time.
+            targets = targets[:, 0].long()
+        targets = targets.flatten()
         assert self.schema.num_classes is not None
         return torch.bincount(targets[targets >= 0], minlength=self.schema.num_classes)
 

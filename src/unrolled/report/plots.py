@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
 
@@ -23,6 +24,8 @@ def plot_run(run_dir: Path, main_metric: str, predictions: pa.Table | None) -> N
     _learning_curves(run_dir, main_metric)
     if predictions is not None and "probability" in predictions.column_names:
         _reliability(run_dir, predictions)
+    if predictions is not None and {"target_time", "median_time"} <= set(predictions.column_names):
+        _times(run_dir, predictions)
     if (run_dir / "predictions" / "free_run.parquet").exists():
         _free_run(run_dir)
 
@@ -93,6 +96,34 @@ def _reliability(run_dir: Path, predictions: pa.Table, bins: int = 10) -> None:
     below.stairs(count, edges, fill=True)
     below.set(xlabel="predicted probability", ylabel="sequences", yscale="log")
     figure.savefig(run_dir / "plots" / "reliability.png", dpi=120)
+
+
+def _times(run_dir: Path, predictions: pa.Table, bins: int = 20) -> None:
+    import numpy as np
+
+    observed, median = (
+        pc.list_flatten(predictions[name]).to_numpy() for name in ("target_time", "median_time")
+    )
+    shown = (observed > 0) & (median > 0) & np.isfinite(median)
+    observed, median = observed[shown], median[shown]
+    if len(observed) == 0:
+        return
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    cells = axes.hexbin(
+        median, observed, xscale="log", yscale="log", bins="log", mincnt=1, cmap="Greys"
+    )
+    figure.colorbar(cells, label="test events")
+    # Of the events with about the same prediction, half should have come by then.
+    order = np.argsort(median)
+    groups = [part for part in np.array_split(order, bins) if len(part)]
+    middle = [float(np.median(median[part])) for part in groups]
+    half = [float(np.median(observed[part])) for part in groups]
+    axes.plot(middle, half, marker="o", label="median of those observed")
+    axes.plot(middle, middle, color="grey", linestyle=":", label="calibrated")
+    axes.set(xlabel="predicted median of the time until the event", ylabel="observed time")
+    axes.legend(loc="upper left")
+    figure.savefig(run_dir / "plots" / "times.png", dpi=120)
 
 
 def _free_run(run_dir: Path) -> None:

@@ -141,6 +141,8 @@ def _of_target(
         known = {"target_mean": schema.target_mean, "target_std": schema.target_std}
     elif for_training and "class_counts" in signature_of(node):
         known["class_counts"] = data.class_counts()
+    elif for_training and "train_targets" in signature_of(node):
+        known["train_targets"] = data.train_targets()
     parameters = signature_of(node)
     for name in ("num_classes", "target_mean"):
         if name in parameters and name not in known:

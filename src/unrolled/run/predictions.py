@@ -79,7 +79,7 @@ def predict_source(
     task.eval()
     parts: dict[str, list[pa.Array]] = {}
     for batch in BatchLoader(source, batch_size):
-        columns = {"target": batch.targets} if targets else {}
+        columns = task.target_columns(batch.targets) if targets else {}
         columns |= task.predictions(task(batch.to(task.device)))
         for name, values in columns.items():
             parts.setdefault(name, []).append(_column(values.cpu(), batch.lengths))

@@ -224,6 +224,18 @@ class SequenceTask(lightning.LightningModule, ABC):
         """Columns of the output of `unrolled predict`, each `[batch]` or `[batch, time]`."""
         return {"prediction": self.model.head.predict(outputs)}
 
+    def references(self, data: SequenceData) -> dict[str, dict[str, float]]:
+        """What simple methods score on the test sets: the method, then `test/error` and so on."""
+        return {}
+
+    def protocol(self) -> dict[str, str]:
+        """What has to be known to compare the metrics with those of others; written beside them."""
+        return {}
+
+    def target_columns(self, targets: Tensor) -> dict[str, Tensor]:
+        """Columns of the targets beside those of `predictions`, each `[batch]`, `[batch, time]`."""
+        return {"target": targets}
+
     def trivial_scores(self, data: SequenceData) -> dict[str, float]:
         """Every metric on the test sets for a model that sees no features; `test/error`.
 

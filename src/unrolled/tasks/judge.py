@@ -21,8 +21,8 @@ class Judge(nn.Module):
         self.metrics = MetricCollection(metrics)
         self.loss = MeanMetric()
 
-    def update(self, predictions: Tensor, targets: Tensor, losses: Tensor) -> None:
-        """Add a batch: predictions and targets `[item]`, losses `[batch]`."""
+    def update(self, predictions: Any, targets: Tensor, losses: Tensor) -> None:
+        """Add a batch: what the metrics take, `[item]` or as they want it; losses `[batch]`."""
         self.loss.update(losses)
         self.metrics.update(predictions, targets)
 
@@ -34,7 +34,6 @@ class Judge(nn.Module):
         return values
 
 
-@torch.inference_mode()
 def judge_constant(metrics: dict[str, Any], answer: Tensor, targets: Tensor) -> dict[str, float]:
     """The metrics of a model that always gives the same answer, by name.
 
@@ -43,9 +42,24 @@ def judge_constant(metrics: dict[str, Any], answer: Tensor, targets: Tensor) -> 
         answer: A scalar, or the log-probabilities of all classes.
         targets: `[item]`.
     """
+    answers = answer.to(targets.device).expand(len(targets), *answer.shape)
+    return judge_predictions(metrics, answers, targets)
+
+
+@torch.inference_mode()
+def judge_predictions(
+    metrics: dict[str, Any], predictions: Any, targets: Tensor
+) -> dict[str, float]:
+    """The metrics of predictions that every process has whole, by name.
+
+    Args:
+        metrics: By name.
+        predictions: `[item]`, or what else the metrics take.
+        targets: `[item]`.
+    """
     collection = MetricCollection(metrics).to(targets.device)
     for metric in collection.values():
         # Every process judges all targets: there is nothing to add up.
         metric.distributed_available_fn = lambda: False
-    collection.update(answer.to(targets.device).expand(len(targets), *answer.shape), targets)
+    collection.update(predictions, targets)
     return {name: float(value) for name, value in collection.compute().items()}
