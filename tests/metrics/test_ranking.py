@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchmetrics import MetricCollection
 from torchmetrics.retrieval import RetrievalMRR, RetrievalNormalizedDCG, RetrievalRecall
 
 from unrolled.metrics import ranking
@@ -176,7 +177,21 @@ def test_the_state_of_a_metric_does_not_grow() -> None:
     metric = MRRAtK(20)
     for _ in range(3):
         metric.update(torch.randint(1, 50, (1000,)))
-    assert {name: getattr(metric, name).numel() for name in metric._defaults} == {
-        "gained": 1,
-        "queries": 1,
-    }
+    assert [getattr(metric, name).numel() for name in metric._defaults] == [1, 1]
+
+
+def test_a_collection_keeps_metrics_apart_that_begin_alike() -> None:
+    together = MetricCollection(
+        {
+            "recall": RecallAtK(20),
+            "mrr": MRRAtK(20),
+            "mrr@5": MRRAtK(5),
+            "missed": RecallAtK(20, unseen_missed=True),
+        }
+    )
+    none = torch.tensor(0)
+    # All are 0 after the first batch.
+    together.update(ranks=torch.tensor([21, 22]), unseen=none)
+    together.update(ranks=torch.tensor([10, 2]), unseen=none + 1)
+    values = {name: float(value) for name, value in together.compute().items()}
+    assert values == pytest.approx({"recall": 0.5, "mrr": 0.15, "mrr@5": 0.125, "missed": 0.4})

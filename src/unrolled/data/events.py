@@ -7,15 +7,17 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
 from unrolled.data.module import SequenceData, Split
 from unrolled.data.prepare import LogSource, encode, prepare
-from unrolled.data.schema import Categorical, Schema
+from unrolled.data.schema import UNKNOWN_ID, Categorical, Schema
 from unrolled.data.store import JaggedSequences, Target, read_meta
 from unrolled.errors import UserError
 
@@ -149,6 +151,17 @@ class EventData(SequenceData):
                 ids = pa.ipc.open_file(file).read_all()["id"].combine_chunks()
         return ids.take(pa.array(self.source(split).rows.numpy()))
 
+    def class_names(self) -> pa.Array | None:
+        """What the next items or types are called; the ids that stand for none have no name."""
+        if self.target == "label":
+            return None
+        assert self.schema.target_feature is not None
+        name = quote(self.schema.target_feature, safe=" ")
+        path = (self._schema_dir or self.store) / "vocab" / f"{name}.parquet"
+        vocabulary = pq.read_table(path).sort_by("id")
+        names = vocabulary["value"].combine_chunks()
+        return pa.concat_arrays([pa.nulls(UNKNOWN_ID + 1, names.type), names])
+
     def read(self, path: Path) -> tuple[pa.Table, JaggedSequences]:
         """New events in the columns of the log; labels are not needed.
 
@@ -158,7 +171,8 @@ class EventData(SequenceData):
         columns = self.log_source.columns()
         tables: dict[str, Path | pa.Table | None] = {"events": path, "labels": None}
         encoded = encode(self._schema_dir or self.store, columns, tables, labelled=False)
-        source = JaggedSequences.from_table(encoded, self.schema, self.target)
+        # Without targets every event is a step: what comes after the last one is asked, too.
+        source = JaggedSequences.from_table(encoded, self.schema)
         ids = encoded["id"].take(pa.array(source.rows.numpy()))
         return pa.table({columns.sequence: ids}), source
 

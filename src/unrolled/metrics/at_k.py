@@ -21,16 +21,18 @@ class RankMetric(Metric):
             recommend, count as misses; they are dropped otherwise.
     """
 
-    higher_is_better = True
+    higher_is_better: bool | None = True
     full_state_update = False
-    gained: Tensor
     queries: Tensor
 
     def __init__(self, k: int, unseen_missed: bool = False) -> None:
         super().__init__()
         self.k = k
         self.unseen_missed = unseen_missed
-        self.add_state("gained", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        # A collection takes metrics for one whose states have equal names and, after the first
+        # batch, equal values (torchmetrics' compute groups): recall and MRR while both are 0.
+        self._gained = f"gained_{type(self).__name__}_{k}_{unseen_missed}"
+        self.add_state(self._gained, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("queries", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, ranks: Tensor, unseen: Tensor | None = None) -> None:
@@ -41,7 +43,8 @@ class RankMetric(Metric):
             unseen: How many targets beside them were never seen, a scalar; 0 by default.
         """
         gains = self.gain(ranks.double())
-        self.gained += torch.where(ranks <= self.k, gains, 0.0).sum()
+        gained = getattr(self, self._gained) + torch.where(ranks <= self.k, gains, 0.0).sum()
+        setattr(self, self._gained, gained)
         self.queries += ranks.numel()
         if self.unseen_missed and unseen is not None:
             self.queries += unseen
@@ -52,7 +55,8 @@ class RankMetric(Metric):
 
     def compute(self) -> Tensor:
         """Mean gain of a query; NaN without queries."""
-        return self.gained / self.queries
+        mean: Tensor = getattr(self, self._gained) / self.queries
+        return mean
 
 
 class RecallAtK(RankMetric):

@@ -58,7 +58,7 @@ def rank_in_chunks(
     size = max(1, CHUNK_BYTES // (queries.element_size() * num_items))
     ranks = [torch.empty(0, dtype=torch.int64, device=queries.device)]
     top = [ranks[0].new_empty(0, min(k, num_items))]
-    for some, target in zip(queries.split(size), targets.split(size), strict=True):
+    for some, target in zip(torch.split(queries, size), torch.split(targets, size), strict=True):
         if len(target) == 0:
             continue
         scores = score(some)
@@ -100,7 +100,7 @@ def _count(compare: Callable[..., Tensor], scores: Tensor, own: Tensor) -> Tenso
     counts = []
     # Booleans take four times as long to write and to add as numbers do (torch 2.13, AVX-512).
     buffer = torch.empty_like(scores[:rows])
-    for part, threshold in zip(scores.split(rows), own.split(rows), strict=True):
+    for part, threshold in zip(torch.split(scores, rows), torch.split(own, rows), strict=True):
         compared = compare(part, threshold, out=buffer[: len(part)])
         # Exact: float32 counts to 2^24, and the sum is a tree of partial sums of whole numbers.
         counts.append(compared.sum(1))
@@ -119,7 +119,7 @@ def top_items(scores: Tensor, k: int) -> Tensor:
     if items <= 4 * _BLOCK * k:
         return scores.topk(min(k, items), 1).indices
     whole = items // _BLOCK * _BLOCK
-    blocks = scores[:, :whole].unflatten(1, (-1, _BLOCK))
+    blocks = scores[:, :whole].view(queries, -1, _BLOCK)
     chosen = blocks.amax(2).topk(k, 1).indices
     inside = torch.arange(_BLOCK, device=scores.device)
     candidates = (chosen.unsqueeze(2) * _BLOCK + inside).flatten(1)

@@ -138,7 +138,7 @@ class CatalogueHead(Head):
         score = self.all_scores()
         flat = outputs.reshape(-1, outputs.shape[-1])
         size = max(1, CHUNK_BYTES // (flat.element_size() * self.num_classes))
-        return torch.cat([score(part).argmax(-1) for part in flat.split(size)]).view(
+        return torch.cat([score(part).argmax(-1) for part in torch.split(flat, size)]).view(
             outputs.shape[:-1]
         )
 

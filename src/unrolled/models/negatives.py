@@ -8,7 +8,6 @@ N events, K negatives, H channels of an item.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import Annotated
 
@@ -71,12 +70,11 @@ class NegativesHead(CatalogueHead):
 
     def draw(self, targets_N: Tensor) -> Tensor:
         """Different items in the order of their ids, `[K]`; K is `num_negatives` at most."""
-        numbers = torch.rand(
-            self.num_negatives, device=self.cumulative.device, dtype=torch.float64
-        )
+        numbers = torch.rand(self.num_negatives, device=self.cumulative.device, dtype=torch.float64)
         drawn = torch.searchsorted(self.cumulative, numbers, right=True)
         # The sum may end a rounding error below 1.
-        return drawn.clamp(max=self.num_classes - 1).unique()
+        different: Tensor = torch.unique(drawn.clamp(max=self.num_classes - 1))
+        return different
 
     @abstractmethod
     def sampled_loss(self, vectors_NH: Tensor, targets_N: Tensor, negatives_K: Tensor) -> Tensor:
@@ -88,7 +86,7 @@ class NegativesHead(CatalogueHead):
         """The scores of the targets, `[N]`, and the vectors of the negatives, `[K, H]`."""
         # One look-up for both: its gradient is as large as the whole catalogue.
         both = self.item_vectors(torch.cat([targets_N, negatives_K]))
-        own_NH, others_KH = both.split([len(targets_N), len(negatives_K)])
+        own_NH, others_KH = torch.split(both, [len(targets_N), len(negatives_K)])
         own_N = (vectors_NH * own_NH).sum(-1)
         return (own_N if self.bias is None else own_N + self.bias[targets_N]), others_KH
 
@@ -159,7 +157,7 @@ class ItemSampledSoftmaxHead(NegativesHead):
     def draw(self, targets_N: Tensor) -> Tensor:
         """Different items, `[K]`, those of the batch among them where it is asked for."""
         drawn = super().draw(targets_N)
-        return torch.cat([drawn, targets_N]).unique() if self.in_batch else drawn
+        return torch.unique(torch.cat([drawn, targets_N])) if self.in_batch else drawn
 
     def sampled_loss(self, vectors_NH: Tensor, targets_N: Tensor, negatives_K: Tensor) -> Tensor:
         """Cross-entropy among the target and the negatives, in nats."""

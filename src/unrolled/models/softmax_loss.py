@@ -17,7 +17,9 @@ CHUNK_BYTES = 2**24
 """Memory for the logits that exist at a time."""
 
 
-def chunked_cross_entropy(x_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
+def chunked_cross_entropy(
+    x_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor
+) -> Tensor:
     """`cross_entropy(x W^T + b, targets)` in nats, `[N]`, of any number of events and items.
 
     The logits of a few events exist at a time; the backward pass computes them again, which makes
@@ -59,7 +61,7 @@ class _Chunked(torch.autograd.Function):
         return normalizer - own
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, targets, normalizer = ctx.saved_tensors
         (gradient,) = gradients
@@ -83,7 +85,13 @@ class _Chunked(torch.autograd.Function):
 class _Sampled(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, own: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, columns: Tensor
+        ctx: Any,
+        x: Tensor,
+        own: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        rows: Tensor,
+        columns: Tensor,
     ) -> Tensor:
         scores = affine(x, weight, bias)
         scores[rows, columns] = -torch.inf
@@ -95,7 +103,7 @@ class _Sampled(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, exponentials, total, loss = ctx.saved_tensors
         (gradient,) = gradients
