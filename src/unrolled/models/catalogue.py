@@ -35,7 +35,8 @@ class CatalogueHead(Head):
         class_counts: `[num_classes]`, how often each item is a target in training; None where it
             does not matter any more.
         tied: Score with the items' input vectors, which halves the parameters; a linear map comes
-            before where the vector has another size. False learns vectors of their own.
+            before where the vector has another size. False learns vectors of their own. Either
+            starts with a deviation of 1 / sqrt(H).
         scale: Scores are so many times the cosine of the angle between the two, which keeps
             popular items from being recommended for the length of their vectors (Gupta et al.
             2019, NISER); None takes the plain product.
@@ -76,7 +77,12 @@ class CatalogueHead(Head):
             self.items = item_embedding
         else:
             self.items = nn.Embedding(num_classes, width)
+        with torch.no_grad():
+            # Of length one: torch's own start is as long as a root of the size, and beside it an
+            # update of a cosine's direction is small.
             nn.init.normal_(self.items.weight, std=width**-0.5)
+            if self.items.padding_idx is not None:
+                self.items.weight[self.items.padding_idx] = 0
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
         counts = torch.ones(num_classes) if class_counts is None else class_counts

@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrolled.models.catalogue import CatalogueHead
+from unrolled.models.catalogue import FIRST_ITEM, CatalogueHead
 from unrolled.models.softmax_loss import sampled_cross_entropy
 from unrolled.models.types import Probability
 
@@ -224,7 +224,9 @@ class BPRMaxHead(NegativesHead):
     def sampled_loss(self, vectors_NH: Tensor, targets_N: Tensor, negatives_K: Tensor) -> Tensor:
         """Not in nats."""
         own_N, others_NK, counts_NK = self.scores(vectors_NH, targets_N, negatives_K)
-        log_share = others_NK.masked_fill(~counts_NK, -torch.inf).log_softmax(1)
+        # Not infinity, which is no number where the only negative is the target.
+        lowest = torch.finfo(others_NK.dtype).min
+        log_share = others_NK.masked_fill(~counts_NK, lowest).log_softmax(1)
         won = F.logsigmoid(own_N.unsqueeze(1) - others_NK)
         squares = others_NK.square() * log_share.exp()
         return self.penalty * squares.sum(1) - (log_share + won).logsumexp(1)
@@ -276,8 +278,8 @@ class GBCEHead(NegativesHead):
     def sampled_loss(self, vectors_NH: Tensor, targets_N: Tensor, negatives_K: Tensor) -> Tensor:
         """Mean over the target and its negatives, not in nats."""
         own_N, others_NK, counts_NK = self.scores(vectors_NH, targets_N, negatives_K)
-        num_N = counts_NK.sum(1)
-        sampled_N = num_N / (int((self.class_counts > 0).sum()) - 1)
+        num_N = counts_NK.sum(1).to(own_N.dtype)
+        sampled_N = num_N / max(1, self.num_classes - FIRST_ITEM - 1)
         power_N = sampled_N * self.calibration + (1 - self.calibration)
         wrong_N = F.softplus(others_NK).masked_fill(~counts_NK, 0).sum(1)
         return (power_N * F.softplus(-own_N) + wrong_N) / (num_N + 1)

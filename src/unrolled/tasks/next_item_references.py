@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 from unrolled.data.batch import has_target
 from unrolled.data.batching import BatchLoader, Source
 from unrolled.data.module import SequenceData
-from unrolled.data.schema import UNKNOWN_ID
+from unrolled.data.schema import PADDING_ID, UNKNOWN_ID
 from unrolled.metrics.ranking import Ties, rank_in_chunks
 
 RECENT = 10
@@ -152,7 +152,7 @@ class NextItemReferences:
         # Linear in the position, and of an item's repetitions the last counts.
         real = histories > UNKNOWN_ID
         back = length - torch.arange(length)
-        lengths = real.sum(1, keepdim=True).clamp(min=1)
+        lengths = (histories != PADDING_ID).sum(1, keepdim=True)
         weight = ((lengths + 1 - back) / lengths).where(real, 0)
         later = (histories.unsqueeze(1) == histories.unsqueeze(2)).triu(1).any(2)
         weight = weight.masked_fill(later, 0)
@@ -163,9 +163,9 @@ class NextItemReferences:
         alike /= session_starts.diff().clamp(min=1).sqrt()
         near = alike.topk(min(NEIGHBOURS, alike.shape[1]), 1)
         neighbour, place = _ragged(session_starts, near.indices.flatten())
-        scores = self._counts.repeat(queries, 1)
-        # Similarities are larger than shares of the events wherever there is a neighbour.
-        values = 1000 * near.values.flatten()[neighbour]
+        # Small beside any similarity, and not lost in its rounding.
+        scores = 1e-3 * self._counts.double().repeat(queries, 1)
+        values = near.values.flatten()[neighbour].double()
         row = neighbour // near.indices.shape[1]
         return scores.index_put_((row, in_sessions[place]), values, accumulate=True)
 
