@@ -129,10 +129,16 @@ class NextItem(SequenceTask):
     def losses(self, outputs: Tensor, batch: SequenceBatch) -> Tensor:
         """The loss of each event that has a next item, `[event]`."""
         vectors, targets = flat_steps(outputs, batch.targets, has_item(batch.targets))
-        if len(targets) == 0:
-            # Still a function of the parameters: other processes wait for gradients.
-            return outputs.sum().unsqueeze(0) * 0
-        return self.head.loss(vectors, targets)
+        # Of a batch without any, still a function of the parameters: others wait for gradients.
+        losses = self.head.loss(vectors, targets) if len(targets) else outputs.sum()[None] * 0
+        if not (self.training and torch.distributed.is_initialized()):
+            return losses
+        # `batch.weight` is the process's share of the sequences; the mean is one over events.
+        events = torch.tensor(float(len(targets)), device=losses.device)
+        world = torch.distributed.get_world_size()
+        everywhere = events.clone()
+        torch.distributed.all_reduce(everywhere)
+        return losses * (world * events / everywhere.clamp(min=1) / batch.weight)
 
     def trivial_scores(self, data: SequenceData) -> dict[str, float]:
         """Always the most popular items."""
