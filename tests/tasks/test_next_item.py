@@ -111,9 +111,9 @@ def test_the_scores_are_those_of_ranking_every_next_click_by_hand(data: EventDat
     hits = sum(r <= K for r in ranks)
     gained = sum(1 / r for r in ranks if r <= K)
     assert results["test/recall@3"] == pytest.approx(hits / len(ranks))
-    assert results["test/recall@3_with_unseen"] == pytest.approx(hits / (len(ranks) + 1))
+    assert results["test/recall@3_all"] == pytest.approx(hits / (len(ranks) + 1))
     assert results["test/mrr@3"] == pytest.approx(gained / len(ranks))
-    assert results["test/mrr@3_with_unseen"] == pytest.approx(gained / (len(ranks) + 1))
+    assert results["test/mrr@3_all"] == pytest.approx(gained / (len(ranks) + 1))
     assert results["test/coverage@3"] == pytest.approx(len(recommended) / len(known))
     assert results["test/loss"] == pytest.approx(sum(nats) / len(nats), rel=1e-5)
     assert task.main_metric == "recall@3"

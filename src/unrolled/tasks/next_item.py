@@ -33,8 +33,8 @@ from unrolled.tasks.judge import Judge
 from unrolled.tasks.next_item_references import NextItemReferences
 from unrolled.tasks.targets import flat_steps
 
-WITH_UNSEEN = "_with_unseen"
-"""Ends the names of the metrics for which targets never seen in training are misses."""
+OF_ALL = "_all"
+"""Ends the names of the metrics of all targets: those never seen in training are misses."""
 
 
 class NextItem(SequenceTask):
@@ -101,7 +101,7 @@ class NextItem(SequenceTask):
             )
 
     def metrics(self) -> dict[str, Any]:
-        """Recall (hit rate), MRR and NDCG of the list, with and without the targets never seen."""
+        """Recall (hit rate), MRR and NDCG of the list, of targets that were seen and of all."""
         k = self.k
         counts = self.head.class_counts
         candidates = torch.arange(len(counts), device=counts.device) >= FIRST_ITEM
@@ -109,9 +109,9 @@ class NextItem(SequenceTask):
             f"recall@{k}": RecallAtK(k),
             f"mrr@{k}": MRRAtK(k),
             f"ndcg@{k}": NDCGAtK(k),
-            f"recall@{k}{WITH_UNSEEN}": RecallAtK(k, unseen_missed=True),
-            f"mrr@{k}{WITH_UNSEEN}": MRRAtK(k, unseen_missed=True),
-            f"ndcg@{k}{WITH_UNSEEN}": NDCGAtK(k, unseen_missed=True),
+            f"recall@{k}{OF_ALL}": RecallAtK(k, unseen_missed=True),
+            f"mrr@{k}{OF_ALL}": MRRAtK(k, unseen_missed=True),
+            f"ndcg@{k}{OF_ALL}": NDCGAtK(k, unseen_missed=True),
             f"coverage@{k}": CoverageAtK(candidates),
             f"popularity@{k}": PopularityAtK(counts.clone()),
             "targets": RankedQueries(),
@@ -159,7 +159,7 @@ class NextItem(SequenceTask):
             "ties": self.ties,
             "trivial": "the most popular items",
             "unseen": f"targets never seen in training are dropped; they count as misses in "
-            f"*{WITH_UNSEEN}",
+            f"*{OF_ALL}",
         }
 
     def predict_batch(self, batch: SequenceBatch) -> dict[str, Tensor]:
