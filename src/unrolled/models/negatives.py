@@ -139,7 +139,7 @@ class ItemSampledSoftmaxHead(NegativesHead):
         item_embedding: nn.Embedding | None = None,
         class_counts: Tensor | None = None,
         num_negatives: PositiveInt = 2048,
-        negatives_power: Power = 0.5,
+        negatives_power: Power = 0.75,
         in_batch: bool = False,
         correction: Annotated[float, Field(ge=0, le=1)] = 1.0,
         tied: bool = True,
