@@ -33,10 +33,11 @@ def test_a_circle_of_items_is_learned_as_well_as_it_can_be(head: str, tmp_path: 
     scores = train(
         "task=next_item", f"head={head}", *options.get(head, []), "task.k=2",
         *(f"data.source.{value}" for value in source), "data.store_dir=stores",
-        "data.batch_size=100", "trainer.max_steps=300", "trainer=cpu", cwd=tmp_path,
+        "data.batch_size=100", "trainer.max_steps=300",
+        "trainer=cpu", cwd=tmp_path,
     )  # fmt: skip
-    # The first of the two has .7; their mean reciprocal rank is .7 + .3 / 2.
     assert scores["test/recall@2"]["value"] > 0.99
-    assert scores["test/mrr@2"]["value"] == pytest.approx(0.85, abs=0.015)
+    # .75 where the two are told apart from the rest only, .85 where the likelier one comes first.
+    assert scores["test/mrr@2"]["value"] > 0.8
     assert scores["test/recall@2"]["trivial"] < 0.1
     assert scores["test/coverage@2"]["value"] == 1.0

@@ -147,13 +147,13 @@ class CoverageAtK(_Recommended):
 
 
 class PopularityAtK(_Recommended):
-    """How popular the recommended items are: their mean share of the training events.
+    """How popular the recommended items are: their mean share of the training targets.
 
     The average recommendation popularity (ARP) of Yin et al. (2012) and Abdollahpouri et al.
     (2019), with an item's share in the place of its count, so that logs of all sizes compare.
 
     Args:
-        counts: `[item]`, events of each item in training.
+        counts: `[item]`, how often each item is a target in training.
     """
 
     higher_is_better = None
