@@ -7,8 +7,10 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
+from urllib.parse import quote
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
@@ -18,7 +20,7 @@ from unrolled.data.buckets import BucketedLoader
 from unrolled.data.module import SequenceData, Split
 from unrolled.data.placement import Placement, place
 from unrolled.data.prepare import KnownLaw, LogSource, encode, prepare, read_vocabulary
-from unrolled.data.schema import Categorical, Schema
+from unrolled.data.schema import UNKNOWN_ID, Categorical, Schema
 from unrolled.data.store import JaggedSequences, Target, read_meta
 from unrolled.data.streams import StreamLoader
 from unrolled.errors import UserError
@@ -198,6 +200,17 @@ class EventData(SequenceData):
         scores = self.log_source.best_possible(self.source("test"), vocabularies)
         return {f"test/{name}": value for name, value in scores.items()}
 
+    def class_names(self) -> pa.Array | None:
+        """What the next items or types are called; the ids that stand for none have no name."""
+        if self.target == "label":
+            return None
+        assert self.schema.target_feature is not None
+        name = quote(self.schema.target_feature, safe=" ")
+        path = (self._schema_dir or self.store) / "vocab" / f"{name}.parquet"
+        vocabulary = pq.read_table(path).sort_by("id")
+        names = vocabulary["value"].combine_chunks()
+        return pa.concat_arrays([pa.nulls(UNKNOWN_ID + 1, names.type), names])
+
     def read(self, path: Path) -> tuple[pa.Table, JaggedSequences]:
         """New events in the columns of the log; labels are not needed.
 
@@ -207,7 +220,8 @@ class EventData(SequenceData):
         columns = self.log_source.columns()
         tables: dict[str, Path | pa.Table | None] = {"events": path, "labels": None}
         encoded = encode(self._schema_dir or self.store, columns, tables, labelled=False)
-        source = JaggedSequences.from_table(encoded, self.schema, self.target)
+        # Without targets every event is a step: what comes after the last one is asked, too.
+        source = JaggedSequences.from_table(encoded, self.schema)
         ids = encoded["id"].take(pa.array(source.rows.numpy()))
         return pa.table({columns.sequence: ids}), source
 

@@ -75,6 +75,13 @@ class EventEmbedding(nn.Module):
                 self.output_size += f.size
         self.dropout = nn.Dropout(dropout)
 
+    def table(self, feature: str) -> nn.Embedding:
+        """The vectors of a categorical feature, for a head that scores with them."""
+        names = [f.name for f in self.features if isinstance(f, Categorical)]
+        table = self.tables[names.index(feature)]
+        assert isinstance(table, nn.Embedding)
+        return table
+
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Features `[batch, time]` each, to `[batch, time, output_size]`."""
         tables = iter(self.tables)

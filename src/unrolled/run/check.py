@@ -28,8 +28,15 @@ SUPPLIED: dict[tuple[str, ...], set[str]] = {
     # An encoder inside an encoder, which builds it.
     ("model", "*"): {"input_size"},
     ("readout",): {"input_size"},
-    ("head",): {"input_size", "num_classes", "target_mean", "target_std"}
-    | {"class_counts", "train_targets"},
+    ("head",): {
+        "input_size",
+        "num_classes",
+        "target_mean",
+        "target_std",
+        "class_counts",
+        "train_targets",
+        "item_embedding",
+    },
     ("optimizer",): {"params"},
     ("scheduler",): {"optimizer"},
     ("task",): {"model", "optimizer", "scheduler", "regularizers"},

@@ -15,6 +15,7 @@ HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
 if TYPE_CHECKING:
     from unrolled.data.module import SequenceData
+    from unrolled.data.schema import Schema
     from unrolled.tasks.base import SequenceTask
 
 
@@ -107,6 +108,7 @@ class Experiment:
             "head",
             input_size=readout.output_size,
             **_of_target(self.head, data, for_training),
+            **wanted(self.head, _of_items(embedding, schema)),
         )
         task: SequenceTask = build(
             self.task,
@@ -155,6 +157,14 @@ def _of_target(
                 f"{schema.num_classes} classes; use head=classification or head=regression"
             )
     return wanted(node, known)
+
+
+def _of_items(embedding: Any, schema: Schema) -> dict[str, Any]:
+    """The vectors of the items that are asked for, where they are embedded features."""
+    table = getattr(embedding, "table", None)
+    if table is None or schema.target_feature is None:
+        return {}
+    return {"item_embedding": table(schema.target_feature)}
 
 
 def wanted(node: dict[str, Any], supplied: dict[str, Any]) -> dict[str, Any]:

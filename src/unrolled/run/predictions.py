@@ -34,7 +34,7 @@ def predict_streams(task: SequenceTask, loader: StreamLoader) -> pa.Table:
     task.eval()
     parts: dict[str, list[Tensor]] = {}
     for window in loader:
-        columns = {"target": window.targets, **task.predictions(task(window.to(task.device)))}
+        columns = {"target": window.targets, **task.predict_batch(window.to(task.device))}
         for name, values in columns.items():
             parts.setdefault(name, []).append(values.cpu())
     task.train(was_training)
@@ -48,7 +48,7 @@ def with_names(table: pa.Table, names: pa.Array | None) -> pa.Table:
     if names is None:
         return table
     for index, column in enumerate(table.column_names):
-        if column in ("prediction", "target"):
+        if column in ("prediction", "recommended", "target"):
             array = table[column].combine_chunks()
             if pa.types.is_list(array.type):
                 # A step without a target has a negative class.
@@ -80,7 +80,7 @@ def predict_source(
     parts: dict[str, list[pa.Array]] = {}
     for batch in BatchLoader(source, batch_size):
         columns = task.target_columns(batch.targets) if targets else {}
-        columns |= task.predictions(task(batch.to(task.device)))
+        columns |= task.predict_batch(batch.to(task.device))
         for name, values in columns.items():
             parts.setdefault(name, []).append(_column(values.cpu(), batch.lengths))
     task.train(was_training)
@@ -88,9 +88,12 @@ def predict_source(
 
 
 def _column(values: Tensor, lengths: Tensor) -> pa.Array:
-    """`[batch]` as numbers, `[batch, time]` as lists without the padding."""
+    """`[batch]` as numbers, `[batch, time]` as lists without the padding, `[batch, 1, k]` whole."""
     if values.dim() == 1:
         return pa.array(values.numpy())
+    if values.dim() == 3:
+        whole = torch.full_like(lengths, values.shape[2])
+        return _column(values.squeeze(1), whole)
     real = torch.arange(values.shape[1]) < lengths.unsqueeze(1)
     offsets = np.concatenate([[0], lengths.cumsum(0).numpy()]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[real].numpy()))

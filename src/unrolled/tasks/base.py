@@ -47,9 +47,9 @@ class SequenceTask(lightning.LightningModule, ABC):
             sum, which makes gradients grow with the length.
     """
 
-    main_metric: ClassVar[str]
+    main_metric: str
     """The metric that answers the question, without the split: `error`, `auroc`."""
-    monitor: ClassVar[str]
+    monitor: str
     """The validation metric that says which checkpoint is best."""
     mode: ClassVar[Literal["min", "max"]]
     """Whether less or more of it is better."""
@@ -218,7 +218,14 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     def predict_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
         """What `predictions` says of one batch, with the sequences' ids."""
-        return {"ids": batch.ids, **self.predictions(self(batch))}
+        return {"ids": batch.ids, **self.predict_batch(batch)}
+
+    def predict_batch(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """Columns of the output of `unrolled predict`.
+
+        Each is `[batch]`, `[batch, time]`, or for lists of one length `[batch, 1, k]`.
+        """
+        return self.predictions(self(batch))
 
     def predictions(self, outputs: Tensor) -> dict[str, Tensor]:
         """Columns of the output of `unrolled predict`, each `[batch]` or `[batch, time]`."""

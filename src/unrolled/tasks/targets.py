@@ -89,3 +89,17 @@ def asked(targets: Tensor, every_step: bool) -> Tensor:
         return targets
     chosen = targets if every_step else last_targets(targets)
     return chosen[has_target(chosen)]
+
+
+def flat_steps(outputs: Tensor, targets: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs `[item, size]` and targets `[item]` of the chosen steps, in the order of the steps.
+
+    Args:
+        outputs: `[batch, time, size]`, or packed `[N, size]`.
+        targets: `[batch, time]`, or packed `[N]`.
+        chosen: As the targets, bool.
+    """
+    places = chosen.flatten().nonzero().squeeze(1)
+    flat = outputs.flatten(0, -2)
+    # Not a mask, whose gradient is written one row after the other.
+    return flat.index_select(0, places), targets.flatten().index_select(0, places)

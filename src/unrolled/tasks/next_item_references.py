@@ -1,0 +1,183 @@
+"""What recommends the next item without training, by the protocol and the metrics of the task.
+
+One pass over the training sessions counts everything that is needed; one over the test sessions
+scores each method.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+
+from unrolled.data.batch import has_target
+from unrolled.data.batching import BatchLoader, Source
+from unrolled.data.module import SequenceData
+from unrolled.data.schema import PADDING_ID, UNKNOWN_ID
+from unrolled.metrics.ranking import Ties, rank_in_chunks
+
+RECENT = 10
+"""So many of the last events of a session are looked at by the neighbours."""
+SAMPLED = 500
+"""Candidates for neighbours: of each item the most recent sessions, by their order in the log."""
+NEIGHBOURS = 100
+"""Of the candidates those most alike."""
+_BATCH = 512
+
+
+class NextItemReferences:
+    """The methods and their scores on the test sets of some data.
+
+    `popularity`: the most frequent items. `last_item`: the item just seen, then the most frequent.
+    `markov`: the items that most often followed the one just seen. `session_knn`: session nearest
+    neighbours (Jannach & Ludewig 2017), later events of a session weighing more (the V-SKNN of
+    Ludewig & Jannach 2018). Equal scores are ordered by popularity in all of them.
+
+    Args:
+        data: The data.
+        metrics: Of the task, by name.
+        k: Length of the recommended list.
+        ties: The rule for equal scores.
+    """
+
+    methods = ("last_item", "markov", "session_knn")
+    """Those beside `popularity`, which is the trivial answer."""
+
+    def __init__(self, data: SequenceData, metrics: dict[str, Any], k: int, ties: Ties) -> None:
+        assert data.schema.target_feature is not None
+        assert data.schema.num_classes is not None
+        self.data = data
+        self.item = data.schema.target_feature
+        self.num_items = data.schema.num_classes
+        self.metrics = metrics
+        self.k = k
+        self.ties: Ties = ties
+
+    @torch.inference_mode()
+    def scores(self, method: str) -> dict[str, float]:
+        """The metrics of a method on every test set, `test/recall@20`."""
+        found: dict[str, float] = {}
+        for name, source in self.data.test_sources().items():
+            collection = MetricCollection(self.metrics).to("cpu")
+            for metric in collection.values():
+                # Every process judges all targets: there is nothing to add up.
+                metric.distributed_available_fn = lambda: False
+            for histories, targets in self._queries(source):
+                known = targets > UNKNOWN_ID
+                ranking = rank_in_chunks(
+                    histories[known], getattr(self, f"_{method}"), targets[known],
+                    self.num_items, self.k, self.ties,
+                )  # fmt: skip
+                collection.update(ranks=ranking.ranks, top=ranking.top, unseen=(~known).sum())
+            found |= {f"{name}/{k}": float(v) for k, v in collection.compute().items()}
+            collection.reset()
+        return found
+
+    def _queries(self, source: Source) -> Any:
+        """Of a batch's steps the last events, `[query, RECENT]`, newest last, and the targets."""
+        for batch in BatchLoader(source, _BATCH):
+            items = batch.features[self.item].long().cpu()
+            windows = F.pad(items, (RECENT - 1, 0)).unfold(1, RECENT, 1)
+            present = has_target(batch.targets.cpu())
+            yield windows[present], batch.targets.cpu()[present]
+
+    @cached_property
+    def _sessions(self) -> tuple[Tensor, Tensor]:
+        """All events of the training sessions: items and sessions, in order."""
+        items, sessions = [], []
+        source = self.data.source("train")
+        for batch in BatchLoader(source, _BATCH):
+            values, targets = batch.features[self.item].long().cpu(), batch.targets.cpu()
+            present = has_target(targets)
+            whole = torch.cat([values[:, :1], targets.where(present, 0)], 1)
+            real = F.pad(present, (1, 0), value=True)
+            items.append(whole[real])
+            sessions.append(batch.ids.cpu().unsqueeze(1).expand_as(whole)[real])
+        return torch.cat(items), torch.cat(sessions)
+
+    @cached_property
+    def _counts(self) -> Tensor:
+        """Share of the events of each item, `[item]`; minus infinity for what is no item."""
+        counts = torch.bincount(self._sessions[0], minlength=self.num_items).float()
+        # Below 1, so that it orders what is equal otherwise and nothing else.
+        shares = counts / (counts.sum() + 1)
+        shares[: UNKNOWN_ID + 1] = -torch.inf
+        return shares
+
+    def _popularity(self, histories: Tensor) -> Tensor:
+        return self._counts.expand(len(histories), -1)
+
+    def _last_item(self, histories: Tensor) -> Tensor:
+        scores = self._counts.repeat(len(histories), 1)
+        last = histories[:, -1:]
+        return scores.scatter_add_(1, last, torch.ones_like(last, dtype=scores.dtype))
+
+    @cached_property
+    def _followers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs of successive items: where those of an item begin, second items, how often."""
+        items, sessions = self._sessions
+        same = sessions[1:] == sessions[:-1]
+        pairs = items[:-1][same] * self.num_items + items[1:][same]
+        pairs, times = torch.unique(pairs, return_counts=True)
+        first = pairs // self.num_items
+        return _starts(first, self.num_items), pairs % self.num_items, times.float()
+
+    def _markov(self, histories: Tensor) -> Tensor:
+        starts, items, times = self._followers
+        scores = self._counts.repeat(len(histories), 1)
+        row, place = _ragged(starts, histories[:, -1])
+        return scores.index_put_((row, items[place]), times[place], accumulate=True)
+
+    @cached_property
+    def _index(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sessions of each item, the most recent `SAMPLED`; different items of each session."""
+        items, sessions = self._sessions
+        pairs = torch.unique(items * (int(sessions.max()) + 1) + sessions)
+        item, session = pairs // (int(sessions.max()) + 1), pairs % (int(sessions.max()) + 1)
+        of_session = session.argsort(stable=True)
+        in_sessions = item[of_session]
+        session_starts = _starts(session, int(sessions.max()) + 1)
+        starts = _starts(item, self.num_items)
+        # Sessions of an item stand in the order of the log: the last ones are the most recent.
+        recent = starts[item + 1] - torch.arange(len(item)) <= SAMPLED
+        return _starts(item[recent], self.num_items), session[recent], session_starts, in_sessions
+
+    def _session_knn(self, histories: Tensor) -> Tensor:
+        starts, sessions, session_starts, in_sessions = self._index
+        queries, length = histories.shape
+        # Linear in the position, and of an item's repetitions the last counts.
+        real = histories > UNKNOWN_ID
+        back = length - torch.arange(length)
+        lengths = (histories != PADDING_ID).sum(1, keepdim=True)
+        weight = ((lengths + 1 - back) / lengths).where(real, 0)
+        later = (histories.unsqueeze(1) == histories.unsqueeze(2)).triu(1).any(2)
+        weight = weight.masked_fill(later, 0)
+        event, place = _ragged(starts, histories.flatten())
+        row, session = event // length, sessions[place]
+        alike = torch.zeros(queries, len(session_starts) - 1)
+        alike.index_put_((row, session), weight.flatten()[event], accumulate=True)
+        alike /= session_starts.diff().clamp(min=1).sqrt()
+        near = alike.topk(min(NEIGHBOURS, alike.shape[1]), 1)
+        neighbour, place = _ragged(session_starts, near.indices.flatten())
+        # Small beside any similarity, and not lost in its rounding.
+        scores = 1e-3 * self._counts.double().repeat(queries, 1)
+        values = near.values.flatten()[neighbour].double()
+        row = neighbour // near.indices.shape[1]
+        return scores.index_put_((row, in_sessions[place]), values, accumulate=True)
+
+
+def _starts(sorted_keys: Tensor, size: int) -> Tensor:
+    """Where each key begins among sorted ones, `[size + 1]`."""
+    return F.pad(torch.bincount(sorted_keys, minlength=size).cumsum(0), (1, 0))
+
+
+def _ragged(starts: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """All entries of some keys: which of the keys, `[entry]`, and the place of the entry."""
+    counts = starts[keys + 1] - starts[keys]
+    which = torch.arange(len(keys)).repeat_interleave(counts)
+    before = counts.cumsum(0) - counts
+    return which, torch.arange(len(which)) - before[which] + starts[keys][which]
