@@ -14,7 +14,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from unrolled.data.module import SequenceData, Split
-from unrolled.data.prepare import LogSource, encode, prepare
+from unrolled.data.log import EventLog
+from unrolled.data.prepare import LogSource, encode, fingerprint, prepare
 from unrolled.data.schema import Categorical, Schema
 from unrolled.data.store import JaggedSequences, Target, read_meta
 from unrolled.errors import UserError
@@ -106,7 +107,7 @@ class EventData(SequenceData):
         return encode(self._schema_dir, columns, tables, labelled=True)
 
     def _changed(self) -> bool:
-        return bool(self._meta["fingerprint"] != self.log_source.fingerprint())
+        return bool(self._meta["fingerprint"] != fingerprint(self.log_source, self.store_dir))
 
     def require_unchanged(self) -> None:
         """Refuse a log that has changed since the schema that was taken up was written.
@@ -155,12 +156,13 @@ class EventData(SequenceData):
         Raises:
             UserError: When a column is missing or a value does not fit.
         """
-        columns = self.log_source.columns()
-        tables: dict[str, Path | pa.Table | None] = {"events": path, "labels": None}
+        columns, log = self.log_source.columns(), self.log_source
+        events = log.files(path) if isinstance(log, EventLog) else path
+        tables = {"events": events, "labels": None}
         encoded = encode(self._schema_dir or self.store, columns, tables, labelled=False)
         source = JaggedSequences.from_table(encoded, self.schema, self.target)
         ids = encoded["id"].take(pa.array(source.rows.numpy()))
-        return pa.table({columns.sequence: ids}), source
+        return pa.table({columns.key: ids}), source
 
     def save_schema(self, directory: Path) -> None:
         """Copy what encodes new events: description, statistics and vocabularies."""

@@ -1,6 +1,6 @@
-"""From an event log to an event store: one pass of SQL in DuckDB, then Arrow files.
+"""From an event log to an event store: an engine orders the events, numpy makes the store.
 
-    store.json            description, schema, counts, statistics, checksums
+    store.json            description, schema, counts, statistics, account, checksums
     train-00000.arrow     one row a sequence, list columns; val and test beside it
     vocab/<column>.parquet
 
@@ -12,32 +12,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
-import sys
-import uuid
-from collections.abc import Sequence
-from contextlib import contextmanager, suppress
+import tempfile
+import time
+from collections.abc import Mapping
+from functools import partial as bound
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
-import duckdb
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from unrolled.data.log import LogColumns, description_json
-from unrolled.data.read_log import load_events
+from unrolled.data import encode_log as enc
+from unrolled.data.account import Progress, report
+from unrolled.data.check_store import FORMAT_VERSION, check_store, check_version
+from unrolled.data.cut_log import cut_sequences
+from unrolled.data.files import Digests
+from unrolled.data.label_log import SPLITS, check_label_rows, check_splits, labels, splits
+from unrolled.data.log import EventLog, LogColumns, Table, description_json
+from unrolled.data.read_log import OpenedLog, open_log
+from unrolled.data.resources import available_cores, default_memory_limit
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
-from unrolled.data.sql import Identifier, feature
-from unrolled.data.tables import first_line, one_row
+from unrolled.data.sequences import Integers, Sequences
+from unrolled.data.spool import Spool
+from unrolled.data.store import read_meta
+from unrolled.data.write_store import appears_complete, list_batch, write_arrow, write_columns
 from unrolled.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-FORMAT_VERSION = 3
-SPLITS = ("train", "val", "test")
 
 
 class LogSource(Protocol):
@@ -51,80 +53,254 @@ class LogSource(Protocol):
         """A hash that changes when the store would."""
         ...
 
-    def tables(self) -> dict[str, Path | pa.Table | None]:
+    def tables(self) -> Mapping[str, Table | None]:
         """`events`, and `labels` where they are a table of their own."""
         ...
 
 
+def fingerprint(source: LogSource, root: Path) -> str:
+    """The fingerprint of a source; hashes of files are remembered in the folder `root`."""
+    if not isinstance(source, EventLog):
+        return source.fingerprint()
+    digests = Digests(root)
+    found = source.fingerprint(digests)
+    digests.save()
+    return found
+
+
 def store_path(source: LogSource, root: Path) -> Path:
     """Where the store of `source` is, or will be."""
-    key = hashlib.sha256(f"{FORMAT_VERSION} {source.fingerprint()}".encode()).hexdigest()
+    key = hashlib.sha256(f"{FORMAT_VERSION} {fingerprint(source, root)}".encode()).hexdigest()
     return root / f"store-{key[:16]}"
 
 
-def prepare(source: LogSource, root: Path) -> Path:
+def prepare(
+    source: LogSource, root: Path, *, memory_limit: str | None = None, threads: int | None = None
+) -> Path:
     """The store of `source` below the folder `root`; made when it is not there yet.
 
+    Args:
+        source: The log.
+        root: Where stores are.
+        memory_limit: Of the engine, for example `4GB`; what does not fit goes to a folder beside
+            the store. None takes half of the memory of the machine, or of the limits set on it.
+        threads: Of the engine; None takes all cores. The store is the same with any number.
+
     Raises:
-        UserError: When the description or the data can't be right, or `root` can't be written.
+        UserError: When the description or the data can't be right, `root` can't be written, or the
+            store that is there is damaged.
     """
+    problems = source.problems() if isinstance(source, EventLog) else source.columns().problems()
+    if problems:
+        raise UserError(*(f"data.source: {problem}" for problem in problems))
     path = store_path(source, root)
-    if (path / "store.json").exists():
+    if path.exists():
+        check_store(path)
         return path
-    columns = source.columns()
-    if columns.problems():
-        raise UserError(*(f"data.source: {problem}" for problem in columns.problems()))
-    tables = source.tables()
-    where = _where(tables)
-    with _connect(where) as connection:
-        read = load_events(connection, columns, tables, labelled=columns.labelled)
-        vocabularies = {c: _build_vocabulary(connection, c, where) for c in columns.categories}
-        statistics = {f: _statistics(connection, f, where) for f in _numeric(columns)}
-        schema = Schema(
-            tuple(Categorical(c, len(v) + UNKNOWN_ID + 1) for c, v in vocabularies.items())
-            + tuple(Numeric(f) for f in _numeric(columns)),
-            num_classes=2 if columns.labelled else None,
-        )
-        with _appears_complete(path) as partial:
-            (partial / "vocab").mkdir()
-            for column, vocabulary in vocabularies.items():
-                _write_parquet(connection, vocabulary, _vocabulary_path(partial, column))
-            counts = {}
-            for split in SPLITS:
-                table = _encode(connection, columns, vocabularies, statistics, split)
-                _write_arrow(table, partial / f"{split}-00000.arrow")
-                counts[split] = _count(table)
-            meta = {
-                "format_version": FORMAT_VERSION,
-                "fingerprint": source.fingerprint(),
-                "description": json.loads(description_json(columns)),
-                "schema": schema.to_dict(),
-                "statistics": statistics,
-                "counts": counts,
-                "read": read,
-                "checksums": {
-                    str(f.relative_to(partial)): _checksum(f)
-                    for f in sorted(partial.rglob("*"))
-                    if f.is_file()
-                },
-            }
-            (partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n")
-    _report(path, meta)
+    start = time.monotonic()
+    columns, tables = source.columns(), source.tables()
+    with appears_complete(path) as partial, Progress() as progress:
+        work = partial / "work"
+        work.mkdir()
+        progress.stage("reading")
+        with open_log(
+            columns,
+            tables,
+            work,
+            memory_limit=memory_limit or default_memory_limit(),
+            threads=threads or available_cores(),
+            labelled=columns.labelled,
+            split=True,
+        ) as log:
+            progress.stage("ordering", log.rows - log.without_id - log.other_types)
+            spool = _spool(log, work, progress)
+        progress.stage("cutting")
+        made = _Store(log, cut_sequences(spool, columns, log.where), partial, progress)
+        meta = {"fingerprint": fingerprint(source, root), **made.write()}
+        (partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n")
+        made.remove_work()
+    report(path, meta, time.monotonic() - start)
     return path
 
 
+def _spool(log: OpenedLog, work: Path, progress: Progress) -> Spool:
+    spool = Spool(work / "events")
+    spool.write(log.batches(), log.clock.unit, progress.advance)
+    if spool.events == 0:
+        raise UserError(f"{log.where}: no event has a value in column '{log.columns.key}'")
+    return spool
+
+
+class _Store:
+    """A store in the making.
+
+    Args:
+        log: The log, of which the engine is not needed any more.
+        found: Its sequences, cut.
+        folder: Where the store is made.
+        progress: Told of each stage.
+    """
+
+    def __init__(
+        self, log: OpenedLog, found: Sequences, folder: Path, progress: Progress
+    ) -> None:
+        self.log, self.columns, self.found = log, log.columns, found
+        self.folder, self.work, self.progress = folder, folder / "work", progress
+
+    def write(self) -> dict[str, Any]:
+        """Split, encode and write; what `store.json` says."""
+        log, columns, found = self.log, self.columns, self.found
+        label, split, order = _label_and_split(log, found, labelled=columns.labelled)
+        check_splits(split, label, columns, log.labels_where)
+        enc.check_wall_clock(found, columns, log.where)
+        if columns.training_items_only:
+            self._drop_unseen(split)
+            split[~found.alive] = -1
+            order = order[found.alive[order]]
+            check_splits(split, label, columns, log.labels_where)
+        order = np.concatenate([order[split[order] == index] for index in range(len(SPLITS))])
+        self.progress.stage("counting")
+        vocabularies, unknown = self._vocabularies(split)
+        statistics = {
+            name: enc.statistics(found, name, at, columns.features[name], split == 0, log.where)
+            for name, at in enc.number_columns(columns).items()
+        }
+        self.progress.stage("writing", int(found.kept[order].sum()))
+        encoders = _encoders(log, found, vocabularies, statistics)
+        write_columns(found, order, encoders, self.work, self.progress.advance)
+        for column, table in vocabularies.items():
+            file = vocabulary_path(self.folder, column)
+            file.parent.mkdir(exist_ok=True)
+            pq.write_table(table, file)
+        counts = self._splits(order, split, label, {name: kind for name, (kind, _) in encoders.items()})
+        files = [f for f in sorted(self.folder.rglob("*")) if f.suffix in (".arrow", ".parquet")]
+        digests = Digests()
+        return {
+            "format_version": FORMAT_VERSION,
+            "description": json.loads(description_json(columns)),
+            "time_unit": log.clock.unit if log.clock.time == "number" else log.clock.time,
+            "schema": Schema(
+                tuple(Categorical(c, len(v) + UNKNOWN_ID + 1) for c, v in vocabularies.items())
+                + tuple(Numeric(name) for name in statistics),
+                num_classes=2 if columns.labelled else None,
+            ).to_dict(),
+            "statistics": statistics,
+            "counts": counts,
+            "read": _account(log, found),
+            "unknown": unknown,
+            "sizes": {str(f.relative_to(self.folder)): f.stat().st_size for f in files},
+            "checksums": {str(f.relative_to(self.folder)): digests.of(f) for f in files},
+        }
+
+    def remove_work(self) -> None:
+        """Remove what only the making needed."""
+        shutil.rmtree(self.work)
+
+    def _drop_unseen(self, split: Any) -> None:
+        """Drop events of validation and test whose item training has not."""
+        found, dropped = self.found, 0
+        counts = enc.count_codes(found, "category_0", len(self.log.words["category_0"]), split)
+        unseen = counts[0] == 0
+        unseen[-1] = False
+        for piece in found.pieces():
+            held_out = np.repeat(split[piece.first : piece.last] > 0, piece.lengths)
+            out = unseen[found.read("category_0", piece)] & held_out & found.kept_in(piece)
+            found.kept_in(piece)[...] &= ~out
+            dropped += int(out.sum())
+        found.drop("events of items that training has not", dropped)
+        found.drop_short(self.columns.min_length)
+
+    def _vocabularies(self, split: Any) -> tuple[dict[str, pa.Table], dict[str, Any]]:
+        vocabularies, unknown = {}, {}
+        for name, at in enc.code_columns(self.columns).items():
+            words = _words(self.log, at)
+            counts = enc.count_codes(self.found, at, len(words), split)
+            vocabularies[name] = enc.vocabulary(words, counts[0, :-1], name, self.log.where)
+            new = (counts[0, :-1] == 0) & (counts[1:, :-1].sum(0) > 0)
+            unknown[name] = {
+                "values": int(new.sum()),
+                "events": int(counts[1:, :-1][:, new].sum()),
+                "empty": int(counts[:, -1].sum()),
+            }
+        return vocabularies, unknown
+
+    def _splits(
+        self, order: Integers, split: Any, label: Any, columns: dict[str, type]
+    ) -> dict[str, dict[str, int]]:
+        counts, start = {}, 0
+        for index, name in enumerate(SPLITS):
+            part = order[split[order] == index]
+            batch = _batch(self.found, self.work, columns, part, label, start)
+            write_arrow(batch, self.folder / f"{name}-00000.arrow")
+            events = int(self.found.kept[part].sum())
+            positive = 0 if label is None else int((label[part] == 1).sum())
+            counts[name] = {"sequences": len(part), "events": events, "positive": positive}
+            start += events
+        return counts
+
+
+def _words(log: OpenedLog, at: str) -> pa.Array:
+    return enc.HOURS if at == "hour_of_week" else log.words[at]
+
+
+def _label_and_split(log: OpenedLog, found: Sequences, *, labelled: bool) -> tuple[Any, Any, Any]:
+    columns = log.columns
+    if "has_label_row" in found.spool:
+        check_label_rows(found, columns, log.labels_where)
+    label = labels(found, columns, log.words, log.labels_where) if labelled else None
+    split, order = splits(found, columns, log.words, log.labels_where)
+    return label, split, order
+
+
+def _encoders(
+    log: OpenedLog,
+    found: Sequences,
+    vocabularies: Mapping[str, pa.Table],
+    statistics: Mapping[str, Any],
+) -> dict[str, Any]:
+    columns, encoders = log.columns, {}
+    for name, at in enc.code_columns(columns).items():
+        ids = enc.ids_of_codes(_words(log, at), vocabularies[name]["value"])
+        encoders[name] = (np.int32, lambda piece, at=at, ids=ids: ids[enc.codes(found, at, piece)])
+    for name, at in enc.number_columns(columns).items():
+        read = bound(enc.numbers, found, at, columns.features[name])
+        scale = bound(enc.scaled, statistics=statistics[name])
+        encoders[name] = (np.float32, lambda p, read=read, scale=scale: scale(read(p)))
+    if columns.time is not None:
+        encoders["event_time"] = (np.float64, bound(found.read, "time"))
+    return encoders
+
+
+def _batch(
+    found: Sequences, work: Path, columns: dict[str, type], part: Integers, label: Any, start: int
+) -> pa.RecordBatch:
+    given = pa.nulls(len(part), pa.int32())
+    if label is not None:
+        given = pa.array(label[part].astype(np.int32))
+    return list_batch(work, columns, found.ids(part), given, found.kept[part], start)
+
+
+def _account(log: OpenedLog, found: Sequences) -> dict[str, Any]:
+    dropped = {f"events without {log.columns.key}": log.without_id}
+    if log.columns.keep_types:
+        dropped["events of other types than keep_types"] = log.other_types
+    return {
+        "events": log.rows,
+        "sequences": len(found),
+        "copies": found.copies,
+        "dropped": dropped | found.dropped,
+    }
+
+
 def encode(
-    store: Path,
-    columns: LogColumns,
-    tables: dict[str, Path | pa.Table | None],
-    *,
-    labelled: bool,
+    store: Path, columns: LogColumns, tables: Mapping[str, Table | None], *, labelled: bool
 ) -> pa.Table:
     """New events on the scale of a store: its vocabularies, its statistics.
 
     Args:
         store: Folder with `store.json` and `vocab/`; a store or a run directory's `schema/`.
-        columns: What the columns of the new events mean; the features are the store's.
+        columns: What the columns of the new events mean; the features are the store's. Nothing is
+            left out for being short or rare.
         tables: `events` and, where labels are wanted and lie elsewhere, `labels`.
         labelled: Whether every sequence needs a label.
 
@@ -135,197 +311,55 @@ def encode(
     Raises:
         UserError: When the data do not fit the store's description.
     """
-    meta = json.loads((store / "store.json").read_text())
-    trained = meta["description"]
-    features = {
-        **({trained["item"]: "categorical"} if trained["item"] else {}),
-        **dict.fromkeys(trained["categorical"], "categorical"),
-        **trained["numeric"],
-        **({"gap": "log"} if trained["gap"] else {}),
-    }
-    given = {**dict.fromkeys(columns.categories, "categorical"), **_numeric(columns)}
-    if given != features:
-        raise UserError(
-            f"the features {_listed(given)} are not those that the model was trained on: "
-            f"{_listed(features)}"
-        )
-    with _connect(_where(tables)) as connection:
-        load_events(connection, columns, tables, labelled=labelled, split=False)
+    meta = read_meta(store)
+    check_version(store, meta)
+    _check_features(columns, meta)
+    with tempfile.TemporaryDirectory(prefix="unrolled-") as folder:
+        work = Path(folder)
+        with open_log(
+            columns,
+            tables,
+            work,
+            memory_limit=default_memory_limit(),
+            threads=available_cores(),
+            labelled=labelled,
+            split=False,
+            unit=meta["time_unit"],
+        ) as log:
+            spool = _spool(log, work, Progress())
+        found = cut_sequences(spool, columns, log.where)
+        if "has_label_row" in spool:
+            check_label_rows(found, columns, log.labels_where)
+        label = labels(found, columns, log.words, log.labels_where) if labelled else None
+        alive = np.flatnonzero(found.alive)
+        order = alive[np.argsort(found.first_row[alive])]
         vocabularies = {
-            c: connection.sql(
-                "SELECT * FROM read_parquet($path) ORDER BY id",
-                params={"path": str(_vocabulary_path(store, c))},
-            ).to_arrow_table()
-            for c in columns.categories
+            name: pq.read_table(vocabulary_path(store, name))
+            for name in enc.code_columns(columns)
         }
-        return _encode(connection, columns, vocabularies, meta["statistics"], None)
+        encoders = _encoders(log, found, vocabularies, meta["statistics"])
+        write_columns(found, order, encoders, work)
+        batch = _batch(found, work, {n: k for n, (k, _) in encoders.items()}, order, label, 0)
+        # Out of the files, which are about to go.
+        with pa.BufferOutputStream() as sink:
+            with pa.ipc.new_stream(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+            return pa.ipc.open_stream(sink.getvalue()).read_all()
 
 
-def _where(tables: dict[str, Path | pa.Table | None]) -> str:
-    events = tables["events"]
-    return str(events) if isinstance(events, Path) else "<generated events>"
+def _check_features(columns: LogColumns, meta: dict[str, Any]) -> None:
+    trained = LogColumns(**meta["description"]).features
+    if columns.features != trained:
+        raise UserError(
+            f"the features {_listed(columns.features)} are not those that the model was trained "
+            f"on: {_listed(trained)}"
+        )
 
 
-def _listed(features: dict[str, str]) -> str:
+def _listed(features: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in features.items())
 
 
-@contextmanager
-def _connect(where: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory whose errors tell about the events that lie at `where`."""
-    try:
-        with duckdb.connect() as connection:
-            # Ids in a fixed order and float sums in a fixed order: the same store on any machine.
-            connection.execute("SET threads = 1")
-            # A time without a zone means the same wherever it is read.
-            connection.execute("SET TimeZone = 'UTC'")
-            connection.execute("SET enable_progress_bar = false")
-            yield connection
-    except duckdb.Error as error:
-        raise UserError(f"{where}: {first_line(error)}") from error
-
-
-def _vocabulary_path(store: Path, column: str) -> Path:
-    # A column's name may hold a slash.
+def vocabulary_path(store: Path, column: str) -> Path:
+    """The file of a column's vocabulary, whose name may hold a slash."""
     return store / "vocab" / f"{quote(column, safe=' ')}.parquet"
-
-
-def _numeric(columns: LogColumns) -> dict[str, str]:
-    features: dict[str, str] = dict(columns.numeric)
-    if columns.gap:
-        features["gap"] = "log"
-    return features
-
-
-def _build_vocabulary(connection: duckdb.DuckDBPyConnection, column: str, where: str) -> pa.Table:
-    name = feature(column)
-    vocabulary = connection.sql(
-        f"""
-        SELECT value,
-               (row_number() OVER (ORDER BY count DESC, value) + {UNKNOWN_ID})::INTEGER AS id,
-               count
-        FROM (SELECT {name} AS value, count(*) AS count
-              FROM events JOIN sequences USING (sequence_id)
-              WHERE split = 'train' AND {name} IS NOT NULL GROUP BY 1)
-        ORDER BY id
-        """
-    ).to_arrow_table()
-    if len(vocabulary) == 0:
-        raise UserError(f"{where}: column '{column}' has no value in the training sequences")
-    return vocabulary
-
-
-def _statistics(connection: duckdb.DuckDBPyConnection, column: str, where: str) -> dict[str, float]:
-    name = feature(column)
-    mean, deviation = one_row(
-        connection,
-        f"""
-        SELECT avg({name}), stddev_pop({name})
-        FROM events JOIN sequences USING (sequence_id) WHERE split = 'train'
-        """,
-    )
-    if mean is None:
-        raise UserError(f"{where}: column '{column}' has no value in the training sequences")
-    if not (math.isfinite(mean) and math.isfinite(deviation)):
-        raise UserError(f"{where}: column '{column}' has values too large to be standardised")
-    # A constant column becomes 0 everywhere rather than a division by zero.
-    return {"mean": mean, "std": deviation or 1.0}
-
-
-def _encode(
-    connection: duckdb.DuckDBPyConnection,
-    columns: LogColumns,
-    vocabularies: dict[str, pa.Table],
-    statistics: dict[str, dict[str, float]],
-    split: str | None,
-) -> pa.Table:
-    select, joins = [], []
-    for index, (column, vocabulary) in enumerate(vocabularies.items()):
-        connection.register(f"vocabulary_{index}", vocabulary)
-        joins.append(
-            f"LEFT JOIN vocabulary_{index} AS v{index} ON v{index}.value = e.{feature(column)}"
-        )
-        select.append(
-            f"list(coalesce(v{index}.id, {UNKNOWN_ID})::INTEGER ORDER BY e.position)"
-            f" AS {Identifier(column)}"
-        )
-    for column, values in statistics.items():
-        # A missing value becomes the training mean, which is 0 on this scale.
-        select.append(
-            f"list(coalesce((e.{feature(column)} - {values['mean']!r}) / {values['std']!r}, 0)"
-            f"::FLOAT ORDER BY e.position) AS {Identifier(column)}"
-        )
-    if columns.time is not None:
-        select.append("list(e.event_time ORDER BY e.position) AS event_time")
-    where = "" if split is None else f"WHERE s.split = '{split}'"
-    return connection.sql(
-        f"""
-        SELECT s.sequence_id AS id, s.label, {", ".join(select)}
-        FROM sequences AS s JOIN events AS e USING (sequence_id) {" ".join(joins)}
-        {where}
-        GROUP BY s.sequence_id, s.label, s.rank ORDER BY s.rank
-        """
-    ).to_arrow_table()
-
-
-def _write_arrow(table: pa.Table, path: Path) -> None:
-    # One record batch, so that each column is one buffer that can be mapped into memory.
-    batch = table.combine_chunks()
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_table(batch, max_chunksize=max(len(batch), 1))
-
-
-def _write_parquet(connection: duckdb.DuckDBPyConnection, table: pa.Table, path: Path) -> None:
-    connection.register("rows_to_write", table)
-    connection.execute(f"COPY rows_to_write TO '{str(path).replace(chr(39), chr(39) * 2)}'")
-    connection.unregister("rows_to_write")
-
-
-def _count(table: pa.Table) -> dict[str, int]:
-    events = sum(len(chunk.values) for chunk in table.column(table.num_columns - 1).chunks)
-    positive = pc.sum(table["label"]).as_py() or 0
-    return {"sequences": len(table), "events": events, "positive": positive}
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def _appears_complete(path: Path) -> Iterator[Path]:
-    """A folder to fill that gets its name only when it is full."""
-    # Not the process's number, which a killed process of another container may have had.
-    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{path.parent}: can't make the event store: {error.strerror}") from error
-    try:
-        yield partial
-        try:
-            partial.rename(path)
-        except OSError as error:
-            # Another process has finished the same store in the meantime: it is the same.
-            if not (path / "store.json").exists():
-                raise UserError(f"{path}: {first_line(error)}") from error
-    except OSError as error:
-        raise UserError(f"{path}: can't write the event store: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        with suppress(OSError):
-            path.parent.rmdir()  # Only when nothing else is in it.
-
-
-def _report(path: Path, meta: dict[str, Any]) -> None:
-    lines: Sequence[str] = [
-        f"Prepared {path}: {meta['read']['events']:,} events of "
-        f"{meta['read']['sequences']:,} sequences read"
-        + "".join(f"; {n:,} {what}" for what, n in meta["read"]["dropped"].items() if n)
-    ]
-    for split, count in meta["counts"].items():
-        line = f"  {split:5} {count['sequences']:>9,} sequences {count['events']:>11,} events"
-        if meta["schema"]["num_classes"] is not None:
-            line += f", {count['positive'] / max(count['sequences'], 1):.2%} positive"
-        lines = [*lines, line]
-    print("\n".join(lines), file=sys.stderr)

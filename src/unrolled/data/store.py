@@ -104,7 +104,7 @@ class JaggedSequences:
             dtype = array.values.type.to_pandas_dtype()
             columns[name] = values(array.values.buffers()[1], dtype, len(array.values))
             if offsets is None:
-                offsets = values(array.buffers()[1], np.int32, len(array) + 1).long()
+                offsets = values(array.buffers()[1], np.int64, len(array) + 1)
         assert offsets is not None
         labels = batch["label"].fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         return cls(
