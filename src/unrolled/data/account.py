@@ -62,7 +62,9 @@ def report(path: Path, meta: dict[str, Any], seconds: float) -> None:
         f"Prepared {path} in {seconds:.1f} s: {read['events']:,} events in "
         f"{read['sequences']:,} sequences read"
     ]
-    lines += [f"  left out: {number:,} {what}" for what, number in read["dropped"].items() if number]
+    lines += [
+        f"  left out: {number:,} {what}" for what, number in read["dropped"].items() if number
+    ]
     if read["copies"] and meta["description"]["duplicates"] == "keep":
         lines.append(
             f"  kept: {read['copies']:,} exact copies of an event (data.source.duplicates=drop "

@@ -161,9 +161,7 @@ class _Findings:
         )
 
 
-def _read_time(
-    columns: LogColumns, column: Column, found: _Findings, trained: str | None
-) -> Clock:
+def _read_time(columns: LogColumns, column: Column, found: _Findings, trained: str | None) -> Clock:
     counts, name = found.counts, column.name
     if column.kind == "timestamp":
         return Clock("timestamp")

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrolled.data.log import LogColumns
-from unrolled.data.sequences import Booleans, Integers, Piece, Sequences
+from unrolled.data.sequences import Integers, Piece, Sequences
 from unrolled.data.spool import Spool
 from unrolled.errors import UserError
 

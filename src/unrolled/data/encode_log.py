@@ -169,7 +169,7 @@ def scaled(values: Numbers, statistics: Mapping[str, Any]) -> npt.NDArray[np.flo
         knots = np.array(statistics["quantiles"])
         shares = np.linspace(0, 1, len(knots))
         # From both sides, so that a value that fills many quantiles gets their middle.
-        rank = (np.interp(values, knots, shares) - np.interp(-values, -knots[::-1], -shares[::-1]))
+        rank = np.interp(values, knots, shares) - np.interp(-values, -knots[::-1], -shares[::-1])
         result = (rank / 2 - 0.5) * np.sqrt(12)
     else:
         result = (values - statistics["mean"]) / statistics["std"]

@@ -13,8 +13,8 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from unrolled.data.module import SequenceData, Split
 from unrolled.data.log import EventLog
+from unrolled.data.module import SequenceData, Split
 from unrolled.data.prepare import LogSource, encode, fingerprint, prepare
 from unrolled.data.schema import Categorical, Schema
 from unrolled.data.store import JaggedSequences, Target, read_meta

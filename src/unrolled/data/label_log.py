@@ -42,7 +42,9 @@ def check_label_rows(found: Sequences, columns: LogColumns, where: str) -> None:
         )
 
 
-def labels(found: Sequences, columns: LogColumns, words: Mapping[str, pa.Array], where: str) -> Bytes:
+def labels(
+    found: Sequences, columns: LogColumns, words: Mapping[str, pa.Array], where: str
+) -> Bytes:
     """The label of each sequence, `[sequence]`; -1 where it is left out.
 
     Raises:
@@ -123,9 +125,7 @@ def _hash_places(found: Sequences, sequences: Integers) -> npt.NDArray[np.float6
     return places[index]
 
 
-def check_splits(
-    split: Bytes, label: Bytes | None, columns: LogColumns, where: str
-) -> None:
+def check_splits(split: Bytes, label: Bytes | None, columns: LogColumns, where: str) -> None:
     """Refuse splits without a sequence, and labels of one class.
 
     Raises:

@@ -141,9 +141,7 @@ class _Store:
         progress: Told of each stage.
     """
 
-    def __init__(
-        self, log: OpenedLog, found: Sequences, folder: Path, progress: Progress
-    ) -> None:
+    def __init__(self, log: OpenedLog, found: Sequences, folder: Path, progress: Progress) -> None:
         self.log, self.columns, self.found = log, log.columns, found
         self.folder, self.work, self.progress = folder, folder / "work", progress
 
@@ -172,7 +170,9 @@ class _Store:
             file = vocabulary_path(self.folder, column)
             file.parent.mkdir(exist_ok=True)
             pq.write_table(table, file)
-        counts = self._splits(order, split, label, {name: kind for name, (kind, _) in encoders.items()})
+        counts = self._splits(
+            order, split, label, {name: kind for name, (kind, _) in encoders.items()}
+        )
         files = [f for f in sorted(self.folder.rglob("*")) if f.suffix in (".arrow", ".parquet")]
         digests = Digests()
         return {
@@ -334,8 +334,7 @@ def encode(
         alive = np.flatnonzero(found.alive)
         order = alive[np.argsort(found.first_row[alive])]
         vocabularies = {
-            name: pq.read_table(vocabulary_path(store, name))
-            for name in enc.code_columns(columns)
+            name: pq.read_table(vocabulary_path(store, name)) for name in enc.code_columns(columns)
         }
         encoders = _encoders(log, found, vocabularies, meta["statistics"])
         write_columns(found, order, encoders, work)

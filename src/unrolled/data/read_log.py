@@ -133,7 +133,9 @@ def open_log(
 
 
 def _name(table: Table | None) -> str:
-    return "<generated events>" if isinstance(table, pa.Table | pa.RecordBatchReader) else str(table)
+    return (
+        "<generated events>" if isinstance(table, pa.Table | pa.RecordBatchReader) else str(table)
+    )
 
 
 def _open(

@@ -130,5 +130,7 @@ class Sequences:
         keys = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
         if self.numbers is not None:
             numbers = pa.array(self.numbers[sequences]).cast(pa.large_string())
-            keys = pc.binary_join_element_wise(keys.cast(pa.large_string()), numbers, "/")
+            keys = pc.binary_join_element_wise(
+                keys.cast(pa.large_string()), numbers, pa.scalar("/", pa.large_string())
+            )
         return keys.cast(pa.large_string()) if pa.types.is_string(keys.type) else keys

@@ -109,9 +109,7 @@ def _arrays(
     return arrays, begins
 
 
-def _like_before(
-    batch: pa.RecordBatch, last: dict[str, Any], name: str
-) -> npt.NDArray[np.bool_]:
+def _like_before(batch: pa.RecordBatch, last: dict[str, Any], name: str) -> npt.NDArray[np.bool_]:
     """Whether each value is that of the event before; the first of the log is not."""
     values = batch[name]
     same = pc.equal(values.slice(1), values.slice(0, len(values) - 1))

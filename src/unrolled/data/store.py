@@ -104,7 +104,9 @@ class JaggedSequences:
             dtype = array.values.type.to_pandas_dtype()
             columns[name] = values(array.values.buffers()[1], dtype, len(array.values))
             if offsets is None:
-                offsets = values(array.buffers()[1], np.int64, len(array) + 1)
+                wide = pa.types.is_large_list(array.type)
+                kind = np.int64 if wide else np.int32
+                offsets = values(array.buffers()[1], kind, len(array) + 1).long()
         assert offsets is not None
         labels = batch["label"].fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         return cls(

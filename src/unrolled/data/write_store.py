@@ -69,9 +69,7 @@ def write_columns(
             file.close()
 
 
-def _destinations(
-    found: Sequences, begins: Integers, piece: Piece
-) -> tuple[Booleans, Integers]:
+def _destinations(found: Sequences, begins: Integers, piece: Piece) -> tuple[Booleans, Integers]:
     """Which events of a piece are written, and as the how manieth."""
     part = slice(piece.first, piece.last)
     wanted = begins[part] >= 0
@@ -121,14 +119,15 @@ def list_batch(
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def write_arrow(batch: pa.RecordBatch, path: Path) -> None:
+def write_arrow(rows: pa.RecordBatch | pa.Table, path: Path) -> None:
     """One record batch, so that each column is one buffer that can be mapped into memory."""
+    table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
     options = pa.ipc.IpcWriteOptions(allow_64bit=True)
     with (
         pa.OSFile(str(path), "wb") as sink,
-        pa.ipc.new_file(sink, batch.schema, options=options) as writer,
+        pa.ipc.new_file(sink, table.schema, options=options) as writer,
     ):
-        writer.write_batch(batch)
+        writer.write_table(table.combine_chunks(), max_chunksize=max(len(table), 1))
 
 
 @contextmanager
