@@ -71,39 +71,39 @@ BAD: dict[str, tuple[Callable[[list[list[str]]], None], dict[str, Any], str]] = 
     "a time that is none": (
         _set((3, 1, "soon"), (4, 1, "later")),
         {},
-        "{path}: column 'second' is not a time in 2 rows, for example 'soon'",
+        "{path}: column 'second' is not a time in 2 rows, for example 'soon' in row 4",
     ),
     "an infinite time": (
         _set((3, 1, "inf")),
         {},
-        "{path}: column 'second' is not a time in 1 rows, for example 'inf'",
+        "{path}: column 'second' is not a time in 1 rows, for example 'inf' in row 4",
     ),
     "a time that is missing": (
         _set((3, 1, ""), (5, 1, "")),
         {},
-        "{path}: column 'second' is empty in 2 rows, first in row 4; the events can't be ordered",
+        "{path}: column 'second' is empty in 2 rows, for example row 4; every event needs its time",
     ),
     "no time at all": (_column(1, ""), {}, "{path}: column 'second' has no value in any row"),
     "a price that is no number": (
         _set((3, 3, "cheap"), (7, 3, "dear")),
         {},
-        "{path}: column 'price' is not a finite number in 2 rows, for example 'cheap'",
+        "{path}: column 'price' is not a finite number in 2 rows, for example 'cheap' in row 4",
     ),
     "an infinite price": (
         _set((0, 3, "-inf")),
         {},
-        "{path}: column 'price' is not a finite number in 1 rows, for example '-inf'",
+        "{path}: column 'price' is not a finite number in 1 rows, for example '-inf' in row 1",
     ),
     "a price that is not a number": (
         _set((0, 3, "nan")),
         {},
-        "{path}: column 'price' is not a finite number in 1 rows, for example 'nan'",
+        "{path}: column 'price' is not a finite number in 1 rows, for example 'nan' in row 1",
     ),
     "a negative price under log": (
         _set((0, 3, "-2.5"), (1, 3, "-0.5")),
         {"numeric": {"price": "log"}},
-        "{path}: column 'price' is negative in 2 rows (smallest -2.5); "
-        "the transform 'log' needs values >= 0; use 'standard'",
+        "{path}: column 'price' is negative in 2 rows, for example '-2.5' in row 1; "
+        "the transform 'log' needs values >= 0: use 'standard' or 'quantile'",
     ),
     "no price at all": (_column(3, ""), {}, "{path}: column 'price' has no value in any row"),
     "no page at all": (_column(2, ""), {}, "{path}: column 'page' has no value in any row"),
@@ -218,7 +218,8 @@ def test_a_bad_value_far_down_in_a_long_file_is_told_like_one_at_the_top(tmp_pat
     lines = [f"s{i % 50},{i},home,1,0,train" for i in range(30_000)]
     path.write_text("\n".join([HEADER, *lines, "s0,30001,home,cheap,0,train", ""]))
     assert _refused(tmp_path, _log(path)) == (
-        f"{path}: column 'price' is not a finite number in 1 rows, for example 'cheap'"
+        f"{path}: column 'price' is not a finite number in 1 rows, "
+        "for example 'cheap' in row 30,001"
     )
 
 
@@ -299,7 +300,8 @@ def test_the_variable_for_the_data_sets_is_named_where_it_is_not_set(tmp_path: P
         ("log.parquet", b"", "Invalid Input Error: File '{path}' too small to be a Parquet file"),
         ("log.parquet", HEADER.encode(),
          "Invalid Input Error: No magic bytes found at end of file '{path}'"),
-        ("log.json", b"[]", "unknown format '.json'; use .csv, .parquet, .pq, .tsv, .txt"),
+        ("log.json", b"[]", "unknown format '.json'; use .arrow, .csv, .dat, .feather, .ipc, "
+         ".parquet, .pq, .tsv, .txt"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_not_what_its_name_says_is_told(
@@ -337,7 +339,7 @@ def test_a_parquet_file_that_was_cut_or_damaged_is_told(tmp_path: Path, keep: st
         ({"val_fraction": 0.5, "test_fraction": 0.5},
          "val_fraction and test_fraction leave nothing to train on"),
         ({"categorical": [], "numeric": {}, "gap": False},
-         "there is no feature: give item, categorical, numeric or gap"),
+         "there is no feature: give item, categorical, numeric, hour_of_week or gap"),
         ({"categorical": ["page", "price"]}, "categorical and numeric both name price"),
         ({"categorical": ["page", "page"]}, "item and categorical name page more than once"),
         ({"categorical": ["gap"]}, "gap adds a feature of that name, which a column has already"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from unrolled.data.log import LogColumns
 from unrolled.data.sql import EXACT, Clock, Column, Given, microseconds, number
 from unrolled.errors import UserError
 
-_UNITS: dict[Literal["s", "ms", "us", "ns"], float] = {"s": 1e11, "ms": 1e14, "us": 1e17}
+Unit: TypeAlias = Literal["s", "ms", "us", "ns"]
+
+_UNITS: dict[Unit, float] = {"s": 1e11, "ms": 1e14, "us": 1e17}
 """Numbers below this size are in this unit; all above are nanoseconds."""
 
 Counts = Mapping[str, Any]
@@ -112,22 +114,32 @@ def look(
     needed += [name for name in (columns.time, columns.own_order) if name is not None]
     for name in dict.fromkeys(needed):
         found.need(name)
-    for name in (columns.key, columns.item):
-        if name is not None:
-            found.bad(f"inexact {name}", name, "is a floating-point number beyond 2^53",
-                      "; different ids become equal there: write it as an integer or as text")  # fmt: skip
+    for name in filter(None, (columns.key, columns.item)):
+        if name:
+            then = "; different ids become equal there: write it as an integer or as text"
+            found.bad(f"inexact {name}", name, "is a floating-point number beyond 2^53", then)
     for name in columns.numeric:
         found.bad(f"odd {name}", name, "is not a finite number")
-        found.bad(f"negative {name}", name, "is negative",
-                  "; the transform 'log' needs values >= 0: use 'standard' or 'quantile'")  # fmt: skip
+        then = "; the transform 'log' needs values >= 0: use 'standard' or 'quantile'"
+        found.bad(f"negative {name}", name, "is negative", then)
     clock = Clock()
     if columns.time is not None:
         clock = _read_time(columns, given.columns[columns.time], found, unit)
-        found.bad(f"empty {columns.time}", columns.time, "is empty", "; every event needs its time",
-                  shown=False)  # fmt: skip
+        found.bad(
+            f"empty {columns.time}",
+            columns.time,
+            "is empty",
+            "; every event needs its time",
+            shown=False,
+        )
     if columns.own_order is not None:
-        found.bad(f"empty {columns.own_order}", columns.own_order, "is empty",
-                  "; the events can't be ordered", shown=False)  # fmt: skip
+        found.bad(
+            f"empty {columns.own_order}",
+            columns.own_order,
+            "is empty",
+            "; the events can't be ordered",
+            shown=False,
+        )
         order = _read_order(given.columns[columns.own_order], counts)
         clock = Clock(clock.time, clock.unit, order)
     if found.problems:
@@ -167,31 +179,39 @@ def _read_time(columns: LogColumns, column: Column, found: _Findings, trained: s
         return Clock("timestamp")
     if counts["time no number"] and counts.get("time no timestamp", 1) == 0:
         if counts["time with zone"]:
-            found.bad("time without zone", name, "is a time without a zone",
-                      f" while {counts['time with zone']:,} rows have one; give each its zone")  # fmt: skip
+            then = f" while {counts['time with zone']:,} rows have one; give each its zone"
+            found.bad("time without zone", name, "is a time without a zone", then)
         return Clock("timestamp")
     if counts["time no number"]:
         if counts.get("time neither", 1):
             check = "time neither" if column.kind == "text" else "time no number"
             found.bad(check, name, "is not a time")
         else:
-            found.bad("time no timestamp", name, "is a number",
-                      " while others are timestamps; write all in one way")  # fmt: skip
+            found.bad(
+                "time no timestamp",
+                name,
+                "is a number",
+                " while others are timestamps; write all in one way",
+            )
         return Clock("number")
     if columns.time_unit != "auto":
         return Clock("number", columns.time_unit)
-    if trained in (*_UNITS, "ns"):
-        return Clock("number", trained)  # type: ignore[arg-type]
+    if trained in ("s", "ms", "us", "ns"):
+        return Clock("number", trained)
     least, most = counts["time least"], counts["time most"]
     if least is None:
         return Clock("number")
     size = max(abs(least), abs(most))
-    unit = next((u for u, limit in _UNITS.items() if size < limit), "ns")
+    unit: Unit = next((u for u, limit in _UNITS.items() if size < limit), "ns")
     if unit != "s":
         smaller = [u for u in ("s", "ms", "us") if size >= _UNITS[u]][-1]
-        found.bad(f"time below {smaller}", name, "is too small for a time",
-                  f": the largest, {most:.16g}, looks like one in {unit}; mend these rows, or say "
-                  "what the numbers are with data.source.time_unit")  # fmt: skip
+        found.bad(
+            f"time below {smaller}",
+            name,
+            "is too small for a time",
+            f": the largest, {most:.16g}, looks like one in {unit}; mend these rows, or say "
+            "what the numbers are with data.source.time_unit",
+        )
     return Clock("number", unit)
 
 

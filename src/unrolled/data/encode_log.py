@@ -173,4 +173,19 @@ def scaled(values: Numbers, statistics: Mapping[str, Any]) -> npt.NDArray[np.flo
         result = (rank / 2 - 0.5) * np.sqrt(12)
     else:
         result = (values - statistics["mean"]) / statistics["std"]
-    return np.nan_to_num(result, nan=0.0, posinf=np.inf, neginf=-np.inf).astype(np.float32)
+    return np.where(np.isnan(result), 0, result).astype(np.float32)
+
+
+def encode_codes(
+    found: Sequences, column: str, ids: npt.NDArray[np.int32], piece: Piece
+) -> npt.NDArray[np.int32]:
+    """The ids of a categorical feature, `[event]` of a piece."""
+    encoded: npt.NDArray[np.int32] = ids[codes(found, column, piece)]
+    return encoded
+
+
+def encode_numbers(
+    found: Sequences, column: str, transform: str, statistics: Mapping[str, Any], piece: Piece
+) -> npt.NDArray[np.float32]:
+    """The scaled values of a numeric feature, `[event]` of a piece."""
+    return scaled(numbers(found, column, transform, piece), statistics)

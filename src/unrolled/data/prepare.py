@@ -38,7 +38,13 @@ from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
 from unrolled.data.sequences import Integers, Sequences
 from unrolled.data.spool import Spool
 from unrolled.data.store import read_meta
-from unrolled.data.write_store import appears_complete, list_batch, write_arrow, write_columns
+from unrolled.data.write_store import (
+    Encode,
+    appears_complete,
+    list_batch,
+    write_arrow,
+    write_columns,
+)
 from unrolled.errors import UserError
 
 
@@ -257,15 +263,15 @@ def _encoders(
     found: Sequences,
     vocabularies: Mapping[str, pa.Table],
     statistics: Mapping[str, Any],
-) -> dict[str, Any]:
-    columns, encoders = log.columns, {}
+) -> dict[str, tuple[type, Encode]]:
+    columns = log.columns
+    encoders: dict[str, tuple[type, Encode]] = {}
     for name, at in enc.code_columns(columns).items():
         ids = enc.ids_of_codes(_words(log, at), vocabularies[name]["value"])
-        encoders[name] = (np.int32, lambda piece, at=at, ids=ids: ids[enc.codes(found, at, piece)])
+        encoders[name] = (np.int32, bound(enc.encode_codes, found, at, ids))
     for name, at in enc.number_columns(columns).items():
-        read = bound(enc.numbers, found, at, columns.features[name])
-        scale = bound(enc.scaled, statistics=statistics[name])
-        encoders[name] = (np.float32, lambda p, read=read, scale=scale: scale(read(p)))
+        kind, of = columns.features[name], statistics[name]
+        encoders[name] = (np.float32, bound(enc.encode_numbers, found, at, kind, of))
     if columns.time is not None:
         encoders["event_time"] = (np.float64, bound(found.read, "time"))
     return encoders

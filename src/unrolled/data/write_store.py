@@ -54,7 +54,9 @@ def write_columns(
     try:
         for low in range(0, max(total, 1), room):
             high = min(low + room, total)
-            parts = [np.empty(high - low, dtype) for dtype, _ in encoders.values()]
+            parts: list[npt.NDArray[Any]] = [
+                np.empty(high - low, dtype) for dtype, _ in encoders.values()
+            ]
             for piece in found.pieces():
                 keep, to = _destinations(found, begins, piece)
                 inside = slice(None) if room >= total else (to >= low) & (to < high)
@@ -63,7 +65,7 @@ def write_columns(
                     part[to] = encode(piece)[keep][inside]
                 advance(len(to))
             for file, part in zip(files, parts, strict=True):
-                file.write(memoryview(part).cast("B"))
+                part.tofile(file)
     finally:
         for file in files:
             file.close()
