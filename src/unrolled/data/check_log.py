@@ -202,7 +202,8 @@ def _read_time(columns: LogColumns, column: Column, found: _Findings, trained: s
     if least is None:
         return Clock("number")
     size = max(abs(least), abs(most))
-    unit: Unit = next((u for u, limit in _UNITS.items() if size < limit), "ns")
+    units: list[Unit] = [u for u, limit in _UNITS.items() if size < limit]
+    unit: Unit = units[0] if units else "ns"
     if unit != "s":
         smaller = [u for u in ("s", "ms", "us") if size >= _UNITS[u]][-1]
         found.bad(
