@@ -37,9 +37,7 @@ def generate(path: Path, events: int, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     users = max(events // 25, 1)
     shares = np.cumsum(1 / np.arange(1, 50_001))
-    schema = pa.schema(
-        {"user": pa.int64(), "time": pa.timestamp("ms"), "item": pa.int64()}
-    )
+    schema = pa.schema({"user": pa.int64(), "time": pa.timestamp("ms"), "item": pa.int64()})
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, events, 1_000_000):
             count = min(1_000_000, events - start)
@@ -154,6 +152,7 @@ def main() -> None:
         if args.memory:
             return limited(path, stores, args.memory)
         import pandas as pd  # Loaded before the clock starts, as the preparation's modules are.
+
         import unrolled.data.prepare
 
         print(f"pandas {pd.__version__}; {unrolled.data.prepare.__name__}")
@@ -166,8 +165,8 @@ def main() -> None:
         same(store, expected)
         print(f"unrolled {ours:.1f} s, {our_cpu:.1f} CPU seconds")
         print(f"pandas   {theirs:.1f} s, {their_cpu:.1f} CPU seconds")
-        print(f"unrolled takes {ours / theirs:.3f} of the time and {our_cpu / their_cpu:.3f} of the "
-              "CPU seconds of pandas; the sequences are equal")  # fmt: skip
+        print(f"unrolled takes {ours / theirs:.3f} of the time and {our_cpu / their_cpu:.3f} of "
+              "the CPU seconds of pandas; the sequences are equal")  # fmt: skip
     return None
 
 

@@ -55,13 +55,17 @@ class Progress:
             self._bar.advance(self._task, events)
 
 
-def report(path: Path, meta: dict[str, Any], seconds: float) -> None:
-    """Tell what was read, what was left out and why, and what there is now."""
+def report(path: Path, meta: dict[str, Any], seconds: float | None = None) -> None:
+    """Tell what was read, what was left out and why, and what there is now.
+
+    Args:
+        path: The store.
+        meta: Its `store.json`.
+        seconds: How long it took to make; None for one that was there.
+    """
     read = meta["read"]
-    lines = [
-        f"Prepared {path} in {seconds:.1f} s: {read['events']:,} events in "
-        f"{read['sequences']:,} sequences read"
-    ]
+    what = f"Found {path}" if seconds is None else f"Prepared {path} in {seconds:.1f} s"
+    lines = [f"{what}: {read['events']:,} events in {read['sequences']:,} sequences read"]
     lines += [
         f"  left out: {number:,} {what}" for what, number in read["dropped"].items() if number
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from unrolled.data.log import LogColumns
 from unrolled.data.sql import EXACT, Clock, Column, Given, microseconds, number
@@ -196,8 +196,8 @@ def _read_time(columns: LogColumns, column: Column, found: _Findings, trained: s
         return Clock("number")
     if columns.time_unit != "auto":
         return Clock("number", columns.time_unit)
-    if trained in ("s", "ms", "us", "ns"):
-        return Clock("number", trained)
+    if trained is not None and trained != "timestamp":
+        return Clock("number", cast("Unit", trained))
     least, most = counts["time least"], counts["time most"]
     if least is None:
         return Clock("number")

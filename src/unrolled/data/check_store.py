@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from unrolled.data.files import Digests
-from unrolled.data.store import read_meta
 from unrolled.errors import UserError
 
 FORMAT_VERSION = 4
+
+
+def read_meta(store: Path) -> dict[str, Any]:
+    """The contents of `store.json`.
+
+    Raises:
+        UserError: When it is missing or not a store's.
+    """
+    path = store / "store.json"
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text())
+        return meta
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not an event store ({error})") from error
 
 
 def check_version(store: Path, meta: dict[str, Any]) -> None:

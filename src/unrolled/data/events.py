@@ -33,6 +33,8 @@ class EventData(SequenceData):
         eval_batch_size: Sequences of a validation or test batch, over all processes.
         shuffle: A new order of the training sequences each epoch.
         seed: Of that order.
+        memory_limit: Of the preparation's engine, for example 4GB; None takes half of the memory.
+        threads: Of the preparation's engine; None takes all cores.
     """
 
     def __init__(
@@ -44,11 +46,15 @@ class EventData(SequenceData):
         eval_batch_size: PositiveInt = 512,
         shuffle: bool = True,
         seed: int = 0,
+        memory_limit: str | None = None,
+        threads: PositiveInt | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, shuffle, seed)
         self.log_source = source
         self.store_dir = Path(store_dir)
         self.target: Target = target
+        self.memory_limit = memory_limit
+        self.threads = threads
         self._store: Path | None = None
         self._schema_dir: Path | None = None
 
@@ -59,7 +65,12 @@ class EventData(SequenceData):
     def setup(self, stage: str | None = None) -> None:
         """Find the store."""
         if self._other is None:
-            self._store = prepare(self.log_source, self.store_dir)
+            self._store = prepare(
+                self.log_source,
+                self.store_dir,
+                memory_limit=self.memory_limit,
+                threads=self.threads,
+            )
 
     @property
     def store(self) -> Path:

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial as bound
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 
 from unrolled.data import encode_log as enc
 from unrolled.data.account import Progress, report
-from unrolled.data.check_store import FORMAT_VERSION, check_store, check_version
+from unrolled.data.check_store import FORMAT_VERSION, check_store, check_version, read_meta
 from unrolled.data.cut_log import cut_sequences
 from unrolled.data.files import Digests
 from unrolled.data.label_log import SPLITS, check_label_rows, check_splits, labels, splits
@@ -37,7 +38,6 @@ from unrolled.data.resources import available_cores, default_memory_limit
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
 from unrolled.data.sequences import Integers, Sequences
 from unrolled.data.spool import Spool
-from unrolled.data.store import read_meta
 from unrolled.data.write_store import (
     Encode,
     appears_complete,
@@ -76,12 +76,21 @@ def fingerprint(source: LogSource, root: Path) -> str:
 
 def store_path(source: LogSource, root: Path) -> Path:
     """Where the store of `source` is, or will be."""
-    key = hashlib.sha256(f"{FORMAT_VERSION} {fingerprint(source, root)}".encode()).hexdigest()
+    return _path(fingerprint(source, root), root)
+
+
+def _path(fingerprint: str, root: Path) -> Path:
+    key = hashlib.sha256(f"{FORMAT_VERSION} {fingerprint}".encode()).hexdigest()
     return root / f"store-{key[:16]}"
 
 
 def prepare(
-    source: LogSource, root: Path, *, memory_limit: str | None = None, threads: int | None = None
+    source: LogSource,
+    root: Path,
+    *,
+    memory_limit: str | None = None,
+    threads: int | None = None,
+    tell: bool = False,
 ) -> Path:
     """The store of `source` below the folder `root`; made when it is not there yet.
 
@@ -91,6 +100,7 @@ def prepare(
         memory_limit: Of the engine, for example `4GB`; what does not fit goes to a folder beside
             the store. None takes half of the memory of the machine, or of the limits set on it.
         threads: Of the engine; None takes all cores. The store is the same with any number.
+        tell: Give the account of a store that is there already, too.
 
     Raises:
         UserError: When the description or the data can't be right, `root` can't be written, or the
@@ -99,9 +109,12 @@ def prepare(
     problems = source.problems() if isinstance(source, EventLog) else source.columns().problems()
     if problems:
         raise UserError(*(f"data.source: {problem}" for problem in problems))
-    path = store_path(source, root)
+    found = fingerprint(source, root)
+    path = _path(found, root)
     if path.exists():
         check_store(path)
+        if tell:
+            report(path, read_meta(path))
         return path
     start = time.monotonic()
     columns, tables = source.columns(), source.tables()
@@ -122,7 +135,7 @@ def prepare(
             spool = _spool(log, work, progress)
         progress.stage("cutting")
         made = _Store(log, cut_sequences(spool, columns, log.where), partial, progress)
-        meta = {"fingerprint": fingerprint(source, root), **made.write()}
+        meta = {"fingerprint": found, **made.write()}
         (partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n")
         made.remove_work()
     report(path, meta, time.monotonic() - start)
@@ -305,8 +318,9 @@ def encode(
 
     Args:
         store: Folder with `store.json` and `vocab/`; a store or a run directory's `schema/`.
-        columns: What the columns of the new events mean; the features are the store's. Nothing is
-            left out for being short or rare.
+        columns: What the columns of the new events mean; the features are the store's. Of what is
+            left out, nothing depends on other sequences: neither `min_support` nor
+            `training_items_only` counts here.
         tables: `events` and, where labels are wanted and lie elsewhere, `labels`.
         labelled: Whether every sequence needs a label.
 
@@ -319,6 +333,7 @@ def encode(
     """
     meta = read_meta(store)
     check_version(store, meta)
+    columns = replace(columns, min_support=1, training_items_only=False)
     _check_features(columns, meta)
     with tempfile.TemporaryDirectory(prefix="unrolled-") as folder:
         work = Path(folder)

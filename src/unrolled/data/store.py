@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,8 +12,10 @@ import torch
 from torch import Tensor
 
 from unrolled.data.batch import NO_TARGET, SequenceBatch
+from unrolled.data.check_store import read_meta
 from unrolled.data.schema import Schema
-from unrolled.errors import UserError
+
+__all__ = ["JaggedSequences", "Target", "read_meta"]
 
 Target: TypeAlias = Literal["label", "next_item", "next_event"]
 """What is asked of a sequence: its label, or at every event but the last what comes next: the item,
@@ -161,17 +162,3 @@ class JaggedSequences:
         first = self.lengths.cumsum(0) - self.lengths
         steps = torch.arange(int(self.lengths.sum()))
         return self.targets_at(steps + (self.starts - first).repeat_interleave(self.lengths))
-
-
-def read_meta(store: Path) -> dict[str, Any]:
-    """The contents of `store.json`.
-
-    Raises:
-        UserError: When it is missing or not a store's.
-    """
-    path = store / "store.json"
-    try:
-        meta: dict[str, Any] = json.loads(path.read_text())
-        return meta
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not an event store ({error})") from error
