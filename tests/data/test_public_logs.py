@@ -51,7 +51,7 @@ def _write(path: Path, lines: list[str]) -> None:
 
 
 def _clicks() -> list[tuple[int, int, str]]:
-    """Session, time, item: two sessions a day over four days; the last one ends at the log's end."""
+    """Session, time, item: two sessions a day over four days."""
     found = []
     for session in range(8):
         at = START + DAY // 2 * session + 100

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from unrolled.data.sequences import Booleans, Integers, Piece, Sequences
+from unrolled.data.sequences import Booleans, Integers, Piece, Sequences, Small
 from unrolled.data.tables import first_line
 from unrolled.errors import UserError
 
@@ -88,7 +88,7 @@ def list_batch(
     columns: Mapping[str, type],
     ids: pa.Array,
     labels: pa.Array,
-    lengths: Integers,
+    lengths: Small,
     start: int,
 ) -> pa.RecordBatch:
     """Sequences as one record batch over the memory-mapped files that `write_columns` wrote.
