@@ -226,8 +226,12 @@ def test_exact_copies_are_kept_dropped_or_refused(
 
 def test_other_types_are_left_out_and_the_target_still_ends_a_session(tmp_path: Path) -> None:
     kinds = ["view", "scroll", "view", "buy", "view"]
-    rows = [(f"s{i}", START + 10 * i + k, f"i{k}", kind)
-            for i in range(4) for k, kind in enumerate(kinds) if i % 2 or kind != "buy"]  # fmt: skip
+    rows = [
+        (f"s{i}", START + 10 * i + k, f"i{k}", kind)
+        for i in range(4)
+        for k, kind in enumerate(kinds)
+        if i % 2 or kind != "buy"
+    ]
     log = _log(tmp_path, rows, "visit at item kind", sequence="visit", event_type="kind",
                keep_types=["view"], target_event="buy", **EVERYTHING)  # fmt: skip
     store = prepare(log, tmp_path / "stores")
@@ -314,7 +318,8 @@ def test_sessions_and_filters_are_those_of_the_usual_pandas_code(
         try:
             found = _all_items(prepare(log, folder / "stores"))
         except UserError as error:
-            assert "no sequence is left" in str(error)
+            if "no sequence is left" not in str(error):
+                raise
             found = {}
     assert found == expected.to_dict()
 

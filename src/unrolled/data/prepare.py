@@ -176,6 +176,7 @@ class _Store:
             order = order[found.alive[order]]
             check_splits(split, label, columns, log.labels_where)
         order = np.concatenate([order[split[order] == index] for index in range(len(SPLITS))])
+        found.forget_order()
         self.progress.stage("counting")
         vocabularies, unknown = self._vocabularies(split)
         statistics = {

@@ -9,7 +9,7 @@ from pathlib import Path
 _SHARE = 0.5
 """Of the memory that is there, for DuckDB; the rest is for the passes in numpy and for others."""
 
-_SHARE_OF_LIMIT = 0.25
+_SHARE_OF_LIMIT = 0.2
 """Of what the process may allocate: DuckDB gives its memory back, but keeps the addresses."""
 
 

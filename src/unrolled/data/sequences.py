@@ -97,6 +97,10 @@ class Sequences:
         """Which events of a piece are kept."""
         return self.keep[piece.start : piece.stop]
 
+    def forget_order(self) -> None:
+        """Free what only the split and the order of the sequences needed."""
+        self.first_row = self.begins = self.ends = self.targets = np.empty(0)
+
     def count(self) -> None:
         """Count the events that are kept."""
         for piece in self.pieces():

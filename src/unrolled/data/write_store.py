@@ -21,7 +21,7 @@ from unrolled.errors import UserError
 
 Encode = Callable[[Piece], npt.NDArray[Any]]
 
-_BYTES_IN_MEMORY = 256 << 20
+_BYTES_IN_MEMORY = 128 << 20
 """Of the columns that are put in order at once; a larger store takes several passes."""
 
 _LOCK = "in-use.lock"
@@ -47,7 +47,10 @@ def write_columns(
     kept = found.kept[order]
     total = int(kept.sum())
     begins = np.full(len(found), -1, np.int64)
-    begins[order] = np.cumsum(kept) - kept
+    before = np.cumsum(kept)
+    before -= kept
+    begins[order] = before
+    del before
     width = sum(np.dtype(dtype).itemsize for dtype, _ in encoders.values())
     room = max(_BYTES_IN_MEMORY // max(width, 1), 1)
     files = [(folder / str(index)).open("wb") for index in range(len(encoders))]
