@@ -99,7 +99,7 @@ class Sequences:
 
     def forget_order(self) -> None:
         """Free what only the split and the order of the sequences needed."""
-        self.first_row = self.begins = self.ends = self.targets = np.empty(0)
+        self.first_row = self.begins = self.ends = np.empty(0)
 
     def count(self) -> None:
         """Count the events that are kept."""
