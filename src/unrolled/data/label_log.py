@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from unrolled.data.log import LogColumns
 from unrolled.data.sequences import Booleans, Integers, Sequences
+from unrolled.data.words import as_text
 from unrolled.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -121,8 +122,6 @@ def _first_from(count: int, share: float, *, after: bool = False) -> int:
 
 def _hash_places(found: Sequences, sequences: Integers) -> npt.NDArray[np.float64]:
     """A number from 0 to 1 for each sequence that depends on its user's name alone."""
-    from unrolled.data.read_log import as_text
-
     keys, index = np.unique(found.keys[sequences], return_inverse=True)
     names = as_text(found.spool.ids.take(pa.array(keys)))
     _, offsets_buffer, data = names.buffers()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import duckdb
 import numpy as np
@@ -32,6 +31,7 @@ from unrolled.data.sql import (
 )
 from unrolled.data.tables import columns as table_columns
 from unrolled.data.tables import first_line, one_row, relation, require_column
+from unrolled.data.words import as_text
 from unrolled.errors import UserError
 
 _BATCH = 1 << 18  # Events of a record batch of the stream.
@@ -128,6 +128,11 @@ def open_log(
             log = _open(connection, columns, tables, wanted, split, unit)
             _code(log, wanted)
             yield log
+    except duckdb.OutOfMemoryException as error:
+        raise UserError(
+            f"{where}: {first_line(error)}; data.memory_limit={memory_limit} and "
+            f"data.threads={threads}: give more memory, or fewer threads, which take less"
+        ) from error
     except duckdb.Error as error:
         raise UserError(f"{where}: {first_line(error)}") from error
 
@@ -286,17 +291,3 @@ def _code(log: OpenedLog, wanted: dict[str, str]) -> None:
         log.words[name] = words.take(order)
         rows = pa.table({"value": values, "code": codes})
         log.connection.register(f"codes_{name.removeprefix('category_')}", rows)
-
-
-def as_text(values: pa.ChunkedArray) -> pa.Array:
-    """Values as the text that a vocabulary holds: 3, also where a file has 3.0; true; 2026-01-01.
-
-    The same text whatever engine has read the values, and whatever type a file holds them in.
-    """
-    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if pa.types.is_floating(array.type):
-        numbers = array.to_numpy(zero_copy_only=False).astype(np.float64)
-        whole = np.isfinite(numbers) & (numbers == np.trunc(numbers)) & (np.abs(numbers) < 2**53)
-        integers = pa.array(np.where(whole, numbers, 0).astype(np.int64)).cast(pa.large_string())
-        array = pc.if_else(pa.array(whole), integers, array.cast(pa.large_string()))
-    return cast("Any", array).cast(pa.large_string())

@@ -163,6 +163,11 @@ def appears_complete(path: Path) -> Iterator[Path]:
                 raise UserError(f"{path}: {first_line(error)}") from error
     except OSError as error:
         raise UserError(f"{path}: can't write the event store: {error.strerror}") from error
+    except MemoryError as error:
+        raise UserError(
+            f"{path}: not enough memory for the sequences of this log ({error}); a preparation "
+            "needs a byte an event and about 60 a sequence beside data.memory_limit"
+        ) from error
     finally:
         lock.release()
         shutil.rmtree(partial, ignore_errors=True)
