@@ -63,7 +63,11 @@ def check_command(context: typer.Context) -> None:
 
 @app.command("prepare", context_settings=_OVERRIDES)
 def prepare_command(context: typer.Context) -> None:
-    """Make the event store of a log: `unrolled prepare data=clickstream`."""
+    """Make the event store of a log: `unrolled prepare data=clickstream`.
+
+    Training makes it by itself where it is missing. What is printed says what was read, what was
+    left out and why, and where the store is; `data=events data.source.path=...` takes your own log.
+    """
     from unrolled.run.compose import compose
     from unrolled.run.launch import prepare_data
     from unrolled.run.overrides import read_command_line
@@ -71,7 +75,8 @@ def prepare_command(context: typer.Context) -> None:
     arguments = list(context.args)
     if not any(a.startswith(("task=", "experiment=")) for a in arguments):
         arguments.append("task=purchase_intent")
-    prepare_data(compose(read_command_line(arguments)).config)
+    if prepare_data(compose(read_command_line(arguments)).config, tell=True) is None:
+        raise UserError("these data are generated as they are needed; there is no log to prepare")
 
 
 @app.command("evaluate", context_settings={"ignore_unknown_options": True})

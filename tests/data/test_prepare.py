@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrolled.data import prepare as prepare_module
+from unrolled.data import make_store
 from unrolled.data.log import EventLog, LogColumns
 from unrolled.data.prepare import encode, prepare, store_path
 from unrolled.data.store import read_meta
@@ -186,8 +187,10 @@ def test_a_store_is_found_again_and_not_made_anew(
 ) -> None:
     path = _written(tmp_path)
     store = prepare(_log(path), tmp_path / "stores")
-    assert capfd.readouterr().err == (
-        f"Prepared {store}: 10 events of 6 sequences read\n"
+    first, _, rest = capfd.readouterr().err.partition("\n")
+    assert re.fullmatch(rf"Prepared {store} in \d+\.\d s: 10 events in 6 sequences read", first)
+    assert rest == (
+        "  unknown: 1 values of page that training has not, in 2 events of val and test\n"
         "  train         2 sequences           5 events, 50.00% positive\n"
         "  val           2 sequences           2 events, 50.00% positive\n"
         "  test          2 sequences           3 events, 50.00% positive\n"
@@ -226,7 +229,7 @@ def test_a_preparation_that_is_killed_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, written = _written(tmp_path), []
-    real = prepare_module._write_arrow
+    real = make_store.write_arrow
 
     def dies(table: pa.Table, target: Path) -> None:
         real(table, target)
@@ -234,7 +237,7 @@ def test_a_preparation_that_is_killed_leaves_nothing(
         if len(written) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_module, "_write_arrow", dies)
+    monkeypatch.setattr(make_store, "write_arrow", dies)
     with pytest.raises(KeyboardInterrupt):
         prepare(_log(path), tmp_path / "stores")
     assert len(written) == 2
@@ -248,7 +251,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     path = _written(tmp_path)
-    monkeypatch.setattr(prepare_module, "_write_arrow", full)
+    monkeypatch.setattr(make_store, "write_arrow", full)
     with pytest.raises(UserError, match="can't write the event store: No space left on device"):
         prepare(_log(path), tmp_path / "stores")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["log.csv"]
@@ -323,12 +326,16 @@ def test_sequences_that_are_too_short_are_dropped_and_accounted(
     assert read_meta(store)["read"] == {
         "events": 15,
         "sequences": 7,
+        "copies": 0,
         "dropped": {
-            "events without visit dropped": 1,
-            "sequences without enough events dropped": 1,
+            "events without visit": 1,
+            "sequences with fewer than min_length=2 events": 1,
         },
     }
-    assert "; 1 events without visit dropped; 1 sequences without enough" in capfd.readouterr().err
+    assert (
+        "  left out: 1 events without visit\n"
+        "  left out: 1 sequences with fewer than min_length=2 events\n"
+    ) in capfd.readouterr().err
 
 
 def test_labels_and_splits_may_lie_in_a_table_of_their_own_which_then_counts(
@@ -526,7 +533,7 @@ def test_no_event_at_or_after_the_first_target_is_in_the_input(
     for visit, (inputs, label) in expected.items():
         assert seen[visit][1] == label
         assert [k if k in names.values() else "?" for k in inputs] == seen[visit][0]
-    dropped = read_meta(store)["read"]["dropped"]["sequences without enough events dropped"]
+    dropped = read_meta(store)["read"]["dropped"]["sequences with fewer than min_length=1 events"]
     assert dropped == len(set(table["visit"].to_pylist())) - len(expected)
     ordered = [[start[i] for i in _ids(store, s)] for s in ("train", "val", "test")]
     assert [at for part in ordered for at in part] == sorted(start.values())
@@ -567,8 +574,8 @@ def test_new_events_of_other_types_are_encoded_and_unknown_values_become_one(
     new = pa.table(
         {
             "visit": [7, 5, 7, 7],
-            "second": ["2026-01-01 00:00:30", "2026-01-01", "2026-01-01 00:00:00 UTC",
-                       "2026-01-01 00:00:40"],
+            "second": ["2026-01-01 00:00:30Z", "2026-01-01 00:00:00+00",
+                       "2026-01-01 01:00:00+01:00", "2026-01-01 00:00:40 UTC"],
             "page": pa.array(["cart", None, "home", "no such"]).dictionary_encode(),
             "price": ["4", None, "9", None],
         }
@@ -649,8 +656,8 @@ def test_the_published_counts_of_the_clickstream_are_found(data_dir: Path, tmp_p
     assert sum(c["events"] for c in counts.values()) == meta["read"]["events"] == 348_920
     assert round(sum(c["positive"] for c in counts.values()) / 26_279, 4) == 0.2260
     assert meta["read"]["dropped"] == {
-        "events without session_id dropped": 0,
-        "sequences without enough events dropped": 0,
+        "events without session_id": 0,
+        "sequences with fewer than min_length=1 events": 0,
     }
 
 

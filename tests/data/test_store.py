@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrolled.data.prepare import _write_arrow
 from unrolled.data.schema import Categorical, Numeric, Schema
 from unrolled.data.store import JaggedSequences, read_meta
+from unrolled.data.write_store import write_arrow as _write_arrow
 from unrolled.errors import UserError
 
 SCHEMA = Schema((Categorical("kind", 9), Numeric("price")), num_classes=2)

@@ -32,7 +32,8 @@ def test_an_unknown_ending_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(UserError) as error:
         table_format(Path("a.json"))
     assert str(error.value) == (
-        "a.json: unknown format '.json'; use .csv, .parquet, .pq, .tsv, .txt"
+        "a.json: unknown format '.json'; use .arrow, .csv, .dat, .feather, .ipc, "
+        ".parquet, .pq, .tsv, .txt"
     )
 
 

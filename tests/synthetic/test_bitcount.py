@@ -316,7 +316,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path, name: str) -> None:
 def test_an_unknown_format_is_an_error_with_the_known_ones(tmp_path: Path) -> None:
     path = tmp_path / "new.json"
     path.write_text("{}")
-    expected = f"{path}: unknown format '.json'; use .csv, .parquet, .pq, .tsv, .txt"
+    expected = f"{path}: unknown format '.json'; use .arrow, .csv, .dat, .feather, .ipc, .parquet, .pq, .tsv, .txt"
     assert problem_of(path) == expected
 
 

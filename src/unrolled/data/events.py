@@ -17,9 +17,17 @@ from torch import Tensor
 
 from unrolled.data.batching import Loader, PackedLoader, Source
 from unrolled.data.buckets import BucketedLoader
+from unrolled.data.log import EventLog
 from unrolled.data.module import SequenceData, Split
 from unrolled.data.placement import Placement, place
-from unrolled.data.prepare import KnownLaw, LogSource, encode, prepare, read_vocabulary
+from unrolled.data.prepare import (
+    KnownLaw,
+    LogSource,
+    encode,
+    fingerprint,
+    prepare,
+    read_vocabulary,
+)
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Schema
 from unrolled.data.store import JaggedSequences, Target, read_meta
 from unrolled.data.streams import StreamLoader
@@ -53,6 +61,8 @@ class EventData(SequenceData):
             with room to spare, else memory for small data, else the disk.
         shuffle: A new order of the training sequences each epoch.
         seed: Of that order.
+        memory_limit: Of the preparation's engine, for example 4GB; None takes half of the memory.
+        threads: Of the preparation's engine; None takes all cores.
     """
 
     def __init__(
@@ -68,6 +78,8 @@ class EventData(SequenceData):
         events_per_batch: PositiveInt = 2048,
         bptt: PositiveInt = 20,
         placement: Placement = "auto",
+        memory_limit: str | None = None,
+        threads: PositiveInt | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, shuffle, seed)
         self.batching: Batching = batching
@@ -77,6 +89,8 @@ class EventData(SequenceData):
         self.log_source = source
         self.store_dir = Path(store_dir)
         self.target: Target = target
+        self.memory_limit = memory_limit
+        self.threads = threads
         self._store: Path | None = None
         self._schema_dir: Path | None = None
 
@@ -87,7 +101,12 @@ class EventData(SequenceData):
     def setup(self, stage: str | None = None) -> None:
         """Find the store."""
         if self._other is None:
-            self._store = prepare(self.log_source, self.store_dir)
+            self._store = prepare(
+                self.log_source,
+                self.store_dir,
+                memory_limit=self.memory_limit,
+                threads=self.threads,
+            )
 
     @property
     def store(self) -> Path:
@@ -135,7 +154,7 @@ class EventData(SequenceData):
         return encode(self._schema_dir, columns, tables, labelled=True)
 
     def _changed(self) -> bool:
-        return bool(self._meta["fingerprint"] != self.log_source.fingerprint())
+        return bool(self._meta["fingerprint"] != fingerprint(self.log_source, self.store_dir))
 
     def require_unchanged(self) -> None:
         """Refuse a log that has changed since the schema that was taken up was written.
@@ -217,13 +236,14 @@ class EventData(SequenceData):
         Raises:
             UserError: When a column is missing or a value does not fit.
         """
-        columns = self.log_source.columns()
-        tables: dict[str, Path | pa.Table | None] = {"events": path, "labels": None}
+        columns, log = self.log_source.columns(), self.log_source
+        events = log.files(path) if isinstance(log, EventLog) else path
+        tables = {"events": events, "labels": None}
         encoded = encode(self._schema_dir or self.store, columns, tables, labelled=False)
         # Without targets every event is a step: what comes after the last one is asked, too.
         source = JaggedSequences.from_table(encoded, self.schema)
         ids = encoded["id"].take(pa.array(source.rows.numpy()))
-        return pa.table({columns.sequence: ids}), source
+        return pa.table({columns.key: ids}), source
 
     def save_schema(self, directory: Path) -> None:
         """Copy what encodes new events: description, statistics and vocabularies."""

@@ -2,172 +2,204 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
-import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from unrolled.data.log import LogColumns
-from unrolled.data.sql import Identifier
-from unrolled.data.tables import one_row
+from unrolled.data.sequences import Booleans, Integers, Sequences
+from unrolled.data.words import as_text
 from unrolled.errors import UserError
 
-_OTHER_WORDS = ("dev", "valid", "validation")
-"""What other logs call `val`."""
+SPLITS = ("train", "val", "test")
+_WORDS = {
+    "split": dict(zip(SPLITS, SPLITS, strict=True)) | dict.fromkeys(
+        ("dev", "valid", "validation"), "val"
+    ),
+    "label": {"0": "0", "1": "1", "0.0": "0", "1.0": "1", "false": "0", "true": "1"},
+}  # fmt: skip
+_NONE = np.iinfo(np.int32).max
+
+Bytes = npt.NDArray[np.int8]
 
 
-def join_labels(
-    connection: duckdb.DuckDBPyConnection,
-    columns: LogColumns,
-    labels: str,
-    where: Path,
-    wanted: dict[str, str],
-) -> None:
-    values = "".join(
-        f", l.{Identifier(column)} AS {name}_value, l.{Identifier(column)} AS {name}_value_max"
-        for name, column in wanted.items()
-    )
-    key = Identifier(columns.sequence)
-    doubled = one_row(
-        connection,
-        f"SELECT count(*), any_value({key}::VARCHAR) FROM "
-        f"(SELECT {key} FROM {labels} WHERE {key} IS NOT NULL GROUP BY 1 HAVING count(*) > 1)",
-    )
-    if doubled[0]:
+def check_label_rows(found: Sequences, columns: LogColumns, where: str) -> None:
+    """Every sequence that is kept needs its row in the label table.
+
+    Raises:
+        UserError: When some have none.
+    """
+    has = np.empty(len(found), np.bool_)
+    for piece in found.pieces():
+        rows = found.read("has_label_row", piece)
+        has[piece.first : piece.last] = rows[piece.heads]
+    missing = np.flatnonzero(found.alive & ~has)
+    if len(missing):
         raise UserError(
-            f"{where}: {doubled[0]:,} values of '{columns.sequence}' stand in more than one row, "
-            f"for example {doubled[1]}"
+            f"{where}: {len(missing):,} sequences of the log have no row here, "
+            f"for example {columns.key} {found.id_of(missing[0])}"
         )
-    missing = one_row(
-        connection,
-        f"SELECT count(*), any_value(sequence_id::VARCHAR) FROM sequences "
-        f"WHERE sequence_id::VARCHAR NOT IN "
-        f"(SELECT {key}::VARCHAR FROM {labels} WHERE {key} IS NOT NULL)",
-    )
-    if missing[0]:
-        raise UserError(
-            f"{where}: {missing[0]:,} sequences of the log have no row here, "
-            f"for example {columns.sequence} {missing[1]}"
-        )
-    connection.execute(
-        f"""
-        CREATE OR REPLACE TABLE sequences AS
-        SELECT s.* {values}
-        FROM sequences AS s JOIN {labels} AS l ON l.{key}::VARCHAR = s.sequence_id::VARCHAR
-        """
-    )
 
 
-def check_labels(connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path) -> None:
+def labels(
+    found: Sequences, columns: LogColumns, words: Mapping[str, pa.Array], where: str
+) -> Bytes:
+    """The label of each sequence, `[sequence]`; -1 where it is left out.
+
+    Raises:
+        UserError: When a label is neither 0 nor 1.
+    """
     if columns.label is None:
-        return
-    _check_words(
-        connection, columns, where, "label", columns.label, ("0", "1"),
-        ("0", "1", "0.0", "1.0", "true", "false"),
-    )  # fmt: skip
-    connection.execute(
-        "UPDATE sequences "
-        "SET label = (lower(label_value::VARCHAR) IN ('1', 'true', '1.0'))::INTEGER"
-    )
+        return np.where(found.alive, found.targets, -1).astype(np.int8)
+    said = _words(found, columns, "label", columns.label, words["label"], ("0", "1"), where)
+    return np.where(said == "", -1, said == "1").astype(np.int8)
 
 
-def split_sequences(
-    connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path, split: bool
-) -> None:
-    if not split:
-        connection.execute("ALTER TABLE sequences ADD COLUMN split VARCHAR DEFAULT 'test'")
-        order = "first_row"
-    elif columns.split is not None:
-        words = ("train", "val", "test")
-        _check_words(
-            connection, columns, where, "split", columns.split, words, (*words, *_OTHER_WORDS)
-        )
-        said = "lower(split_value::VARCHAR)"
-        connection.execute("ALTER TABLE sequences ADD COLUMN split VARCHAR")
-        connection.execute(
-            f"UPDATE sequences SET split = CASE WHEN {said} IN {_OTHER_WORDS} THEN 'val' "
-            f"ELSE {said} END"
-        )
-        order = "first_row"
-        if not one_row(connection, "SELECT bool_or(split = 'val') FROM sequences")[0]:
-            connection.execute(
-                f"""
-                UPDATE sequences SET split = 'val' WHERE sequence_id IN (
-                    SELECT sequence_id FROM (
-                        SELECT sequence_id, (row_number() OVER (ORDER BY start, first_row) - 0.5)
-                                            / count(*) OVER () AS place
-                        FROM sequences WHERE split = 'train')
-                    WHERE place > {1 - columns.val_fraction})
-                """
-            )
+def splits(
+    found: Sequences, columns: LogColumns, words: Mapping[str, pa.Array], where: str
+) -> tuple[Bytes, Integers]:
+    """The split of each sequence, an index of `SPLITS` or -1; and the sequences in store order.
+
+    Raises:
+        UserError: When the column of the splits says something else.
+    """
+    alive = np.flatnonzero(found.alive)
+    split = np.full(len(found), -1, np.int8)
+    by_time = _in_order_of_time(found, alive)
+    if columns.split is not None:
+        said = _words(found, columns, "split", columns.split, words["split"], SPLITS, where)
+        for index, word in enumerate(SPLITS):
+            split[said == word] = index
+        if not (split == 1).any():
+            train = by_time[split[by_time] == 0]
+            split[train[_first_from(len(train), 1 - columns.val_fraction, after=True) :]] = 1
+        return split, alive[np.argsort(found.first_row[alive])]
+    if columns.split_by == "user":
+        where_on_circle = _hash_places(found, alive)
+        split[alive] = 0
+        split[alive[where_on_circle < columns.test_fraction + columns.val_fraction]] = 1
+        split[alive[where_on_circle < columns.test_fraction]] = 2
+    elif columns.test_days is not None:
+        test_from = found.ends.max() - 86_400 * columns.test_days
+        split[alive] = 2 * (found.ends[alive] > test_from)
+        train = by_time[split[by_time] == 0]
+        if columns.val_days is not None:
+            val_from = test_from - 86_400 * columns.val_days
+            split[train[found.ends[train] > val_from]] = 1
+        else:
+            split[train[_first_from(len(train), 1 - columns.val_fraction, after=True) :]] = 1
     else:
         val_from = 1 - columns.val_fraction - columns.test_fraction
-        connection.execute(
-            f"""
-            CREATE OR REPLACE TABLE sequences AS
-            SELECT *, CASE WHEN place < {val_from} THEN 'train'
-                           WHEN place < {1 - columns.test_fraction} THEN 'val'
-                           ELSE 'test' END AS split
-            FROM (SELECT *, (row_number() OVER (ORDER BY start, first_row) - 0.5)
-                            / count(*) OVER () AS place FROM sequences)
-            """
-        )
-        order = "start, first_row"
-    connection.execute(
-        f"""
-        CREATE OR REPLACE TABLE sequences AS
-        SELECT sequence_id, label, split, length,
-               row_number() OVER (ORDER BY {order}) AS rank FROM sequences
-        """
-    )
+        split[alive] = 0
+        split[by_time[_first_from(len(by_time), val_from) :]] = 1
+        split[by_time[_first_from(len(by_time), 1 - columns.test_fraction) :]] = 2
+    return split, by_time
 
 
-def check_classes(connection: duckdb.DuckDBPyConnection, columns: LogColumns, where: Path) -> None:
-    counts = {
-        name: (total, positive)
-        for name, total, positive in connection.execute(
-            "SELECT split, count(*), sum(label)::BIGINT FROM sequences GROUP BY 1"
-        ).fetchall()
-    }
-    label = f"column '{columns.label}'" if columns.label else f"event '{columns.target_event}'"
+def _in_order_of_time(found: Sequences, sequences: Integers) -> Integers:
+    """By the first event, those that begin at the same time by the row."""
+    order = sequences[np.argsort(found.begins[sequences])]
+    begins = found.begins[order]
+    same = begins[1:] == begins[:-1]
+    # Sorting by two keys takes five times as long, and only those of equal time need it.
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    among = np.lexsort((found.first_row[order[tied]], begins[tied]))
+    order[tied] = order[tied][among]
+    return order
+
+
+def _first_from(count: int, share: float, *, after: bool = False) -> int:
+    """The first of `count` in a row whose middle stands at or after a share of the way."""
+    if count == 0:
+        return 0
+    near = np.arange(max(int(share * count) - 3, 0), min(int(share * count) + 3, count))
+    places = (near + 0.5) / count
+    found = near[places > share if after else places >= share]
+    return int(found[0]) if len(found) else count
+
+
+def _hash_places(found: Sequences, sequences: Integers) -> npt.NDArray[np.float64]:
+    """A number from 0 to 1 for each sequence that depends on its user's name alone."""
+    keys, index = np.unique(found.keys[sequences], return_inverse=True)
+    names = as_text(found.spool.ids.take(pa.array(keys)))
+    _, offsets_buffer, data = names.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int64, len(names) + 1, 8 * names.offset)
+    text = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    text = text[offsets[0] : offsets[-1]].astype(np.uint64) + np.uint64(1)
+    lengths = np.diff(offsets)
+    # A polynomial in the bytes modulo 2^64, then the finaliser of SplitMix64 (Steele et al. 2014).
+    powers = np.cumprod(np.full(int(lengths.max()) + 1, 0x9E3779B97F4A7C15, np.uint64))
+    within = np.arange(len(text)) - np.repeat(offsets[:-1] - offsets[0], lengths)
+    sums = np.zeros(len(text) + 1, np.uint64)
+    np.cumsum(text * powers[within], out=sums[1:])
+    mixed = np.diff(sums[offsets - offsets[0]])
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    places: npt.NDArray[np.float64] = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) / 2**53
+    return places[index]
+
+
+def check_splits(split: Bytes, label: Bytes | None, columns: LogColumns, where: str) -> None:
+    """Refuse splits without a sequence, and labels of one class.
+
+    Raises:
+        UserError: With everything that was found.
+    """
+    name = f"column '{columns.label}'" if columns.label else f"event '{columns.target_event}'"
     problems = []
-    for name in ("train", "val", "test"):
-        total, positive = counts.get(name, (0, 0))
-        if total == 0:
-            problems.append(f"{where}: the split '{name}' has no sequence")
-        elif positive in (0, total):
+    for index, word in enumerate(SPLITS):
+        inside = split == index
+        total = int(inside.sum())
+        if total == 0 and not _may_be_empty(columns, word):
+            problems.append(f"{where}: the split '{word}' has no sequence")
+        elif total and label is not None and (positive := int(label[inside].sum())) in (0, total):
             problems.append(
-                f"{where}: the split '{name}' has one class only: all of its {total:,} sequences "
-                f"have label {positive // total} ({label}); there is nothing to learn or to judge"
+                f"{where}: the split '{word}' has one class only: all of its {total:,} sequences "
+                f"have label {positive // total} ({name}); there is nothing to learn or to judge"
             )
     if problems:
         raise UserError(*problems)
 
 
-def _check_words(
-    connection: duckdb.DuckDBPyConnection,
+def _may_be_empty(columns: LogColumns, split: str) -> bool:
+    if split == "val":
+        return columns.val_fraction == 0 and columns.val_days is None
+    in_fractions = columns.split is None and columns.test_days is None
+    return split == "test" and in_fractions and columns.test_fraction == 0
+
+
+def _words(
+    found: Sequences,
     columns: LogColumns,
-    where: Path,
-    key: str,
+    role: str,
     column: str,
-    words: tuple[str, ...],
-    spellings: tuple[str, ...],
-) -> None:
-    value, other = f"{key}_value::VARCHAR", f"{key}_value_max::VARCHAR"
-    allowed = ", ".join(f"'{word}'" for word in spellings)
-    odd = connection.execute(
-        f"""
-        SELECT sequence_id::VARCHAR, {value}, {other}, count(*) OVER () FROM sequences
-        WHERE {value} IS NULL OR lower({value}) NOT IN ({allowed})
-           OR {value} IS DISTINCT FROM {other}
-        ORDER BY first_row LIMIT 1
-        """
-    ).fetchall()
-    if not odd:
-        return
-    sequence, low, high, count = odd[0]
-    shown = "no value" if low is None else repr(low) if low == high else f"{low!r} and {high!r}"
-    raise UserError(
-        f"{where}: column '{column}' must be {', '.join(words[:-1])} or {words[-1]}, one value a "
-        f"sequence; {count:,} sequences are not so, for example {columns.sequence} {sequence} "
-        f"with {shown}"
-    )
+    words: pa.Array,
+    allowed: tuple[str, ...],
+    where: str,
+) -> npt.NDArray[np.str_]:
+    """The word that each sequence has in a column that must be one a sequence; "" if left out."""
+    low, high = np.empty(len(found), np.int32), np.empty(len(found), np.int32)
+    for piece in found.pieces():
+        codes = found.read(role, piece)
+        part = slice(piece.first, piece.last)
+        low[part] = np.minimum.reduceat(np.where(codes < 0, _NONE, codes), piece.heads)
+        high[part] = np.maximum.reduceat(codes, piece.heads)
+    spellings = words.to_pylist()
+    meant = np.array([_WORDS[role].get(word.lower(), "") for word in spellings] + [""])
+    said = np.where(found.alive & (low == high), meant[np.where(low == _NONE, -1, low)], "")
+    odd: Booleans = found.alive & (said == "")
+    if odd.any():
+        where_odd = np.flatnonzero(odd)
+        first = int(where_odd[np.argmin(found.first_row[where_odd])])
+        least, most = low[first], high[first]
+        shown = "no value" if most < 0 else " and ".join(
+            dict.fromkeys(repr(spellings[code]) for code in (least, most))
+        )  # fmt: skip
+        raise UserError(
+            f"{where}: column '{column}' must be {', '.join(allowed[:-1])} or {allowed[-1]}, one "
+            f"value a sequence; {len(where_odd):,} sequences are not so, for example "
+            f"{columns.key} {found.id_of(first)} with {shown}"
+        )
+    return said

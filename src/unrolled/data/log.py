@@ -1,6 +1,21 @@
 """The description of an event log: which column is what. Described, not coded.
 
 This module imports neither torch nor DuckDB: a description is checked before anything is loaded.
+
+What is left out, in this order:
+
+1. events without a sequence (or user), and those of other types than `keep_types`;
+2. with `user` and `session_gap`, the rest is cut into sessions;
+3. exact copies of an event, with `duplicates: drop`;
+4. events at or after the first `target_event` of a sequence;
+5. sequences with fewer than `min_length` events;
+6. events of an item that `min_support` events have not; then 5 again;
+7. all but the last `max_length` events of a sequence;
+8. the sequences are split;
+9. with `training_items_only`, events of validation and test whose item training has not; then 5
+   again.
+
+This is how the data sets of the session-based literature are made (Hidasi et al., ICLR 2016).
 """
 
 from __future__ import annotations
@@ -10,19 +25,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from unrolled.errors import UserError
+from unrolled.data.check_description import description_problems
+from unrolled.data.files import Digests, LogFiles, LogQuery, TextFormat, matching_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RESERVED = ("id", "label", "event_time")
-"""The store's own columns."""
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Table: TypeAlias = "Path | LogFiles | LogQuery | pa.Table | pa.RecordBatchReader"
+"""Where rows come from: files, a query, or Arrow data that a generator made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,48 +46,101 @@ class LogColumns:
     """What the columns of an event log mean.
 
     Args:
-        sequence: Column that names the sequence (the session) of an event.
-        order: Column by which the events of a sequence are ordered.
-        time: Column with the time of an event, a timestamp or seconds; None where there is none.
-        event_type: Column with the type of an event; needed by `target_event` alone.
+        sequence: Column that names the sequence (the session) of an event; or give `user`.
+        user: Column that names the user, whose history is the sequence, or is cut into sessions by
+            `session_gap`.
+        session_gap: Minutes without an event of the user after which the next begins a session.
+        time: Column with the time of an event, a timestamp or a number; None where there is none.
+            A timestamp without a zone is taken as UTC.
+        time_unit: Of a time that is a number. `auto` goes by its size: below 1e11 seconds (the
+            year 5138), then milliseconds, from 1e14 microseconds, from 1e17 nanoseconds; a column
+            that falls into two of them is an error.
+        order: Column by which the events of a sequence are ordered; None takes the time. Events
+            that are equal in it stay in the order of the file's rows.
+        event_type: Column with the type of an event; needed by `target_event` and `keep_types`.
+        keep_types: Events of other types are left out; none leaves out nothing.
         item: Column with the item of an event, a categorical feature too; what `task=next_item`
             asks for.
         categorical: Columns that become ids, from vocabularies of the training sequences.
-        numeric: Columns that become numbers, and how: `standard` takes off the training mean and
-            divides by the training deviation; `log` takes log(1 + x) first, for amounts and
-            durations.
+        numeric: Columns that become numbers, and how, by statistics of the training sequences:
+            `standard` takes off the mean and divides by the deviation; `log` takes log(1 + x)
+            first, for amounts and durations; `quantile` takes the rank among the training values,
+            scaled to mean 0 and deviation 1, for anything with a long tail.
         gap: Add the feature `gap`: seconds since the previous event of the sequence, as `log`.
         gap_unit: Seconds that count as one in that logarithm, `log(1 + gap / gap_unit)`; shorter
             gaps look much alike to a model. Below 1 where most gaps are.
+        hour_of_week: Add the categorical feature `hour_of_week`: 0 to 167, from Monday 0:00 UTC.
+        duplicates: What to do with an event that is equal to another of its sequence in order and
+            in all columns that are used: `keep` it, `drop` it, or refuse such a log as an `error`.
         label: Column with the label of a sequence, 0 or 1, in the log or in the label table.
         target_event: Without a label column: a sequence is labelled 1 when it has an event of this
             type, and its input ends before the first of them.
         split: Column that says `train`, `val` (also `dev`, `valid`, `validation`) or `test` for a
             sequence.
-        val_fraction: Without a split column: the share of sequences to validate on; the sequences
-            are split by the time of their first event. With one that has no `val`: the share of
-            the training sequences, the last ones.
+        split_by: Without a split column: `time` of the sequence's first event, or `user`, by a
+            hash of the user (of the sequence, where there is no user).
+        val_fraction: Without a split column: the share of sequences to validate on. With one that
+            has no `val`: the share of the training sequences, the last ones. 0 for none.
         test_fraction: Without a split column: the share of sequences, the last ones, to test on.
+        val_days: In the place of `val_fraction`: the days before the test's.
+        test_days: In the place of `test_fraction`: a sequence is tested on when it ends in the last
+            so many days of the log, counted back from its last event.
         min_length: Shorter sequences are left out.
+        min_support: Events of items with fewer events than this are left out.
+        training_items_only: Leave out events of validation and test whose item no training
+            sequence has; otherwise they are kept, as the unknown item.
         max_length: Of a longer sequence only the last `max_length` events are kept.
     """
 
-    sequence: str
-    order: str
+    sequence: str | None = None
+    user: str | None = None
+    session_gap: Positive | None = None
     time: str | None = None
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    order: str | None = None
     event_type: str | None = None
+    keep_types: Sequence[str] = ()
     item: str | None = None
     categorical: Sequence[str] = ()
-    numeric: Mapping[str, Literal["standard", "log"]] = field(default_factory=dict)
+    numeric: Mapping[str, Literal["standard", "log", "quantile"]] = field(default_factory=dict)
     gap: bool = False
     gap_unit: Annotated[float, Field(gt=0)] = 1.0
+    hour_of_week: bool = False
+    duplicates: Literal["keep", "drop", "error"] = "keep"
     label: str | None = None
     target_event: str | None = None
     split: str | None = None
+    split_by: Literal["time", "user"] = "time"
     val_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1
+    val_days: Positive | None = None
+    test_days: Positive | None = None
     min_length: Annotated[int, Field(ge=1)] = 1
+    min_support: Annotated[int, Field(ge=1)] = 1
+    training_items_only: bool = False
     max_length: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def key(self) -> str:
+        """The column that names the sequence or the user."""
+        key = self.sequence if self.sequence is not None else self.user
+        assert key is not None
+        return key
+
+    @property
+    def key_option(self) -> str:
+        """The config key of that column."""
+        return "sequence" if self.sequence is not None else "user"
+
+    @property
+    def own_order(self) -> str | None:
+        """The column of the order, where it is another than the time."""
+        return None if self.order == self.time else self.order
+
+    @property
+    def used_type(self) -> str | None:
+        """The column of the event types, where the preparation itself looks at them."""
+        return self.event_type if self.target_event is not None or self.keep_types else None
 
     @property
     def categories(self) -> list[str]:
@@ -83,53 +152,39 @@ class LogColumns:
         """Whether sequences have a label."""
         return self.label is not None or self.target_event is not None
 
+    @property
+    def features(self) -> dict[str, str]:
+        """The features in the order of the store, each with its kind or transform."""
+        return {
+            **dict.fromkeys(self.categories, "categorical"),
+            **({"hour_of_week": "categorical"} if self.hour_of_week else {}),
+            **self.numeric,
+            **({"gap": "log"} if self.gap else {}),
+        }
+
     def problems(self) -> list[str]:
         """What can't be right about the description, whatever the file holds."""
-        found = []
-        if self.label is not None and self.target_event is not None:
-            found.append("give either label (a column) or target_event (an event type), not both")
-        if self.target_event is not None and self.event_type is None:
-            found.append("target_event needs event_type, the column that holds it")
-        if self.gap and self.time is None:
-            found.append("gap needs time, the column it is computed from")
-        if self.split is None and self.time is None:
-            found.append("a split by time needs time; or give split, a column")
-        if self.val_fraction + self.test_fraction >= 1:
-            found.append("val_fraction and test_fraction leave nothing to train on")
-        if not (self.categories or self.numeric or self.gap):
-            found.append("there is no feature: give item, categorical, numeric or gap")
-        of_sequence = {"label": self.label, "split": self.split, "sequence": self.sequence}
-        for key, column in of_sequence.items():
-            if column is not None and column in {*self.categories, *self.numeric}:
-                found.append(f"'{column}' is the {key}; as a feature it would give the answer away")
-        both = set(self.categories) & set(self.numeric)
-        if both:
-            found.append(f"categorical and numeric both name {', '.join(sorted(both))}")
-        features = [*self.categories, *self.numeric]
-        twice = {name for name in self.categories if self.categories.count(name) > 1}
-        if twice:
-            found.append(f"item and categorical name {', '.join(sorted(twice))} more than once")
-        if self.gap and "gap" in features:
-            found.append("gap adds a feature of that name, which a column has already")
-        reserved = sorted({name for name in features if name.lower() in RESERVED})
-        if reserved:
-            found.append(f"a feature can't be called {', '.join(reserved)}: the store's own column")
-        if self.max_length is not None and self.max_length < self.min_length:
-            found.append(f"max_length={self.max_length} is below min_length={self.min_length}")
-        return found
+        return description_problems(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EventLog(LogColumns):
-    """An event log in files: one row an event.
+    """An event log in files, or what a query gives: one row an event.
 
     Args:
-        path: Parquet or CSV, one file or a glob.
+        path: Parquet, CSV or Arrow, one file or a glob.
+        query: In the place of `path`: a query in DuckDB's SQL, over whatever its connectors read;
+            it runs at every start, to see whether its result is still the same.
+        names: Names of the columns of a CSV without a header line.
+        separator: Of a CSV, where its first line does not show it.
         labels: Table of labels (and splits), one row a sequence, with the sequence column; None
             where label and split are columns of the log itself.
     """
 
-    path: Path
+    path: Path | None = None
+    query: str | None = None
+    names: Sequence[str] | None = None
+    separator: str | None = None
     labels: Path | None = None
 
     def columns(self) -> LogColumns:
@@ -137,28 +192,48 @@ class EventLog(LogColumns):
         names = LogColumns.__dataclass_fields__
         return LogColumns(**{name: getattr(self, name) for name in names})
 
-    def fingerprint(self) -> str:
+    def problems(self) -> list[str]:
+        """What can't be right about description and files, before a file is opened."""
+        found = [] if (self.path is None) != (self.query is None) else ["give either path or query"]
+        if self.labels is not None and self.sequence is None:
+            found.append("labels, a table by sequence, needs sequence, the column that names it")
+        return found + description_problems(self)
+
+    def fingerprint(self, digests: Digests | None = None) -> str:
         """A hash of the description and of the bytes of the files.
+
+        Args:
+            digests: Hashes of files that are known already.
 
         Raises:
             UserError: When a file is missing or can't be read.
         """
+        digests = Digests() if digests is None else digests
         digest = hashlib.sha256(description_json(self.columns()).encode())
+        if self.names is not None or self.separator is not None:
+            names = None if self.names is None else list(self.names)
+            digest.update(json.dumps([names, self.separator]).encode())
+        if self.query is not None:
+            from unrolled.data.tables import query_digest
+
+            digest.update(query_digest(self.query).encode())
         for pattern in filter(None, (self.path, self.labels)):
             for file in matching_files(Path(pattern)):
-                try:
-                    with file.open("rb") as stream:
-                        digest.update(hashlib.file_digest(stream, "sha256").digest())
-                except OSError as error:
-                    raise UserError(f"{file}: can't be read: {error.strerror}") from error
+                digest.update(bytes.fromhex(digests.of(file)))
         return digest.hexdigest()
 
-    def tables(self) -> dict[str, Path | pa.Table | None]:
+    def tables(self) -> dict[str, Table | None]:
         """The events and the labels, as files."""
-        return {
-            "events": Path(self.path),
-            "labels": None if self.labels is None else Path(self.labels),
-        }
+        labels = None if self.labels is None else LogFiles(Path(self.labels))
+        if self.query is not None:
+            return {"events": LogQuery(self.query), "labels": labels}
+        assert self.path is not None
+        return {"events": self.files(Path(self.path)), "labels": labels}
+
+    def files(self, path: Path) -> LogFiles:
+        """Another file that is written like this log's."""
+        names = None if self.names is None else tuple(self.names)
+        return LogFiles(path, TextFormat(names, self.separator))
 
 
 def description_json(columns: LogColumns) -> str:
@@ -168,32 +243,3 @@ def description_json(columns: LogColumns) -> str:
 
 def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else list(value)
-
-
-def matching_files(pattern: Path) -> list[Path]:
-    """The file `pattern`, or else the files that it matches as a glob, in order.
-
-    Raises:
-        UserError: When there is none.
-    """
-    if pattern.is_file():
-        return [pattern]
-    if pattern.is_dir():
-        raise UserError(f"{pattern}: is a folder; give a file or a glob, for example *.parquet")
-    files = sorted(file for file in pattern.parent.glob(pattern.name) if file.is_file())
-    if not files:
-        raise UserError(missing_file_message(pattern))
-    return files
-
-
-def missing_file_message(path: Path) -> str:
-    """What to say when a data file is not there."""
-    hint = ""
-    if "UNROLLED_DATA-is-not-set" in str(path):
-        return (
-            f"{path}: this data set is found through the environment variable UNROLLED_DATA, "
-            "which is not set; set it to the folder that holds the data sets"
-        )
-    if not path.parent.exists():
-        hint = f"; there is no folder {path.parent}"
-    return f"{path}: no such file{hint}"

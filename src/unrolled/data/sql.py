@@ -1,17 +1,196 @@
-"""Names in SQL."""
+"""The statements that an engine runs on a log: pure functions from a description to SQL.
+
+They are written in the DuckDB dialect, in the part of it that other engines have too: aggregates
+with FILTER, joins, ORDER BY. Everything that depends on the order of events or on floating-point
+arithmetic is computed afterwards, in one place and in one order, whatever the engine was.
+
+A log stands in the view `given`: `source_row` (0, 1, ... in the order of the files' rows) and its
+columns as c0, c1, ...; a label table of its own stands in `given_labels` as l0, l1, ...
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
-class Identifier(str):
-    """A column's name, quoted for SQL when formatted."""
+from unrolled.data.log import LogColumns
 
-    __slots__ = ()
+Kind: TypeAlias = Literal["text", "integer", "float", "boolean", "timestamp"]
 
-    def __format__(self, spec: str) -> str:
-        return '"' + str(self).replace('"', '""') + '"'
+LARGEST = "1.7976931348623157e308"
+EXACT = "9007199254740992"  # 2^53: from here on a float64 is not every integer.
 
 
-def feature(name: str) -> Identifier:
-    """The column of the feature `name` in the table `events`, apart from the table's own."""
-    return Identifier(f"feature {name}")
+@dataclass(frozen=True)
+class Column:
+    """A column of `given`.
+
+    Args:
+        name: In the log.
+        at: In `given`: c0, c1, ...
+        kind: Of its values.
+    """
+
+    name: str
+    at: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Given:
+    """What stands in the views.
+
+    Args:
+        columns: The log's columns that are used, by name.
+        labels: Those of the label table, by name; None where there is none.
+    """
+
+    columns: dict[str, Column]
+    labels: dict[str, Column] | None = None
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How time and order are read, once the values have been looked at.
+
+    Args:
+        time: `number` or `timestamp`; None without a time.
+        unit: Of numbers.
+        order: How the order column is compared; None where events are ordered by time.
+    """
+
+    time: Literal["number", "timestamp"] | None = None
+    unit: Literal["s", "ms", "us", "ns"] = "s"
+    order: Literal["integer", "number", "timestamp", "as it is"] | None = None
+
+
+def quoted(name: str) -> str:
+    """A name, quoted for SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text, quoted for SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def number(column: Column) -> str:
+    """A column as float64; NULL where it is no finite number."""
+    value = f"TRY_CAST({column.at} AS DOUBLE)"
+    # NaN is greater than every number.
+    return f"CASE WHEN abs({value}) <= {LARGEST} THEN {value} END"
+
+
+def microseconds(column: Column) -> str:
+    """A column of timestamps, or of text that holds them, as microseconds since 1970 UTC."""
+    if column.kind == "text":
+        return f"epoch_us(TRY_CAST({column.at} AS TIMESTAMPTZ))"
+    return f"epoch_us({column.at})"
+
+
+def word(column: Column) -> str:
+    """A column as it is grouped by: a time as text, all else as it is."""
+    return f"CAST({column.at} AS VARCHAR)" if column.kind == "timestamp" else column.at
+
+
+def distinct_query(table: str, column: Column) -> str:
+    """The values of a column that becomes codes, each once."""
+    return (
+        f"SELECT {word(column)} AS value FROM {table} "
+        f"WHERE {word(column)} IS NOT NULL GROUP BY {word(column)}"
+    )
+
+
+def ordered_query(columns: LogColumns, given: Given, clock: Clock) -> str:
+    """The events in canonical order: by sequence, by order or time, by row.
+
+    Columns: `sequence_key, source_row`, and as described `event_time` (float64 as in the log, or
+    int64 microseconds), `event_order`, `is_target`, `category_<i>` (codes, -1 for none),
+    `number_<i>`, `label`, `split` (codes) and `has_label_row`.
+    """
+    of = given.columns
+    key = of[columns.key]
+    select = [f"e.{key.at} AS sequence_key", "e.source_row"]
+    joins = []
+    order = "e.source_row"
+    if columns.time is not None:
+        select.append(f"{_time(of[columns.time], clock)} AS event_time")
+        order = "event_time, e.source_row"
+    if columns.own_order is not None:
+        select.append(f"{_order(of[columns.own_order], clock)} AS event_order")
+        order = "event_order, e.source_row"
+    kept = ""
+    if columns.used_type is not None:
+        kind = f"CAST(e.{of[columns.used_type].at} AS VARCHAR)"
+        if columns.target_event is not None:
+            is_target = f"{kind} = {literal(columns.target_event)}"
+            select.append(f"coalesce({is_target}, FALSE) AS is_target")
+        if columns.keep_types:
+            kept = f" AND {_kept_types(columns, kind)}"
+    for index, name in enumerate(columns.categories):
+        value = word(of[name])
+        joins.append(f"LEFT JOIN codes_{index} ON codes_{index}.value = {value}")
+        select.append(f"coalesce(codes_{index}.code, -1) AS category_{index}")
+    for index, name in enumerate(columns.numeric):
+        select.append(f"{number(of[name])} AS number_{index}")
+    where = of
+    if given.labels is not None:
+        where = given.labels
+        left, right = f"e.{key.at}", f"l.{where[columns.key].at}"
+        if key.kind != where[columns.key].kind:
+            left, right = f"CAST({left} AS VARCHAR)", f"CAST({right} AS VARCHAR)"
+        joins.append(f"LEFT JOIN given_labels AS l ON {left} = {right}")
+        select.append(f"l.{where[columns.key].at} IS NOT NULL AS has_label_row")
+    side = "e" if given.labels is None else "l"
+    for role, wanted in (("label", columns.label), ("split", columns.split)):
+        if wanted is not None and wanted in where:
+            at = f"{side}.{where[wanted].at}"
+            value = f"CAST({at} AS VARCHAR)" if where[wanted].kind == "timestamp" else at
+            joins.append(f"LEFT JOIN codes_{role} ON codes_{role}.value = {value}")
+            select.append(f"coalesce(codes_{role}.code, -1) AS {role}")
+    return (
+        f"SELECT {', '.join(select)} FROM given AS e {' '.join(joins)} "
+        f"WHERE e.{key.at} IS NOT NULL{kept} ORDER BY sequence_key, {order}"
+    )
+
+
+def other_types_query(columns: LogColumns, given: Given) -> str:
+    """The number of events that `keep_types` leaves out."""
+    assert columns.event_type is not None
+    key, kind = given.columns[columns.key], given.columns[columns.event_type]
+    return (
+        f"SELECT count(*) FROM given AS e WHERE e.{key.at} IS NOT NULL "
+        f"AND NOT {_kept_types(columns, f'CAST(e.{kind.at} AS VARCHAR)')}"
+    )
+
+
+def _kept_types(columns: LogColumns, kind: str) -> str:
+    # The target is read too: it ends the sequence, and is left out then.
+    target = [] if columns.target_event is None else [columns.target_event]
+    listed = ", ".join(literal(name) for name in [*columns.keep_types, *target])
+    return f"coalesce({kind} IN ({listed}), FALSE)"
+
+
+def _time(column: Column, clock: Clock) -> str:
+    return number(column) if clock.time == "number" else microseconds(column)
+
+
+def _order(column: Column, clock: Clock) -> str:
+    if clock.order == "integer":
+        return f"TRY_CAST({column.at} AS BIGINT)"
+    if clock.order == "number":
+        return number(column)
+    return microseconds(column) if clock.order == "timestamp" else column.at
+
+
+def doubled_labels_query(labels: Column) -> str:
+    """Sequences with more than one row in the label table: how many, and the least of them."""
+    return (
+        f"SELECT count(*), min(CAST(k AS VARCHAR)) FROM (SELECT {labels.at} AS k FROM given_labels "
+        f"WHERE {labels.at} IS NOT NULL GROUP BY {labels.at} HAVING count(*) > 1) AS doubled"
+    )
+
+
+def value_query(column: Column, row: int) -> str:
+    """The value of a column in a row, as text."""
+    return f"SELECT CAST({column.at} AS VARCHAR) FROM given WHERE source_row = {row}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,10 @@ import torch
 from torch import Tensor
 
 from unrolled.data.batch import NO_TARGET, SequenceBatch
+from unrolled.data.check_store import read_meta
 from unrolled.data.schema import Schema
-from unrolled.errors import UserError
+
+__all__ = ["JaggedSequences", "Target", "read_meta"]
 
 Target: TypeAlias = Literal["label", "next_item", "next_event"]
 """What is asked of a sequence: its label, or at every event but the last what comes next: the item,
@@ -109,7 +110,9 @@ class JaggedSequences:
             dtype = array.values.type.to_pandas_dtype()
             columns[name] = values(array.values.buffers()[1], dtype, len(array.values))
             if offsets is None:
-                offsets = values(array.buffers()[1], np.int32, len(array) + 1).long()
+                wide = pa.types.is_large_list(array.type)
+                kind = np.int64 if wide else np.int32
+                offsets = values(array.buffers()[1], kind, len(array) + 1).long()
         assert offsets is not None
         labels = batch["label"].fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         return cls(
@@ -287,17 +290,3 @@ class JaggedSequences:
         steps = torch.arange(int(self.lengths.sum()))
         positions = steps + (self.starts - first).repeat_interleave(self.lengths)
         return self.targets_at(self._put(positions))
-
-
-def read_meta(store: Path) -> dict[str, Any]:
-    """The contents of `store.json`.
-
-    Raises:
-        UserError: When it is missing or not a store's.
-    """
-    path = store / "store.json"
-    try:
-        meta: dict[str, Any] = json.loads(path.read_text())
-        return meta
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not an event store ({error})") from error

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import gzip
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from unrolled.data.log import matching_files
+from unrolled.data.files import LogFiles, LogQuery, TextFormat, matching_files
 from unrolled.errors import UserError, did_you_mean
 
 _FORMATS = {
@@ -18,31 +20,40 @@ _FORMATS = {
     ".csv": "csv",
     ".tsv": "csv",
     ".txt": "csv",
+    ".dat": "csv",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
 }
 
 
 def table_format(path: Path) -> str:
-    """`parquet` or `csv`, by the name of the file.
+    """`parquet`, `csv` or `arrow`, by the name of the file; a CSV may be compressed by gzip.
 
     Raises:
         UserError: For any other ending.
     """
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     try:
-        return _FORMATS[path.suffix.lower()]
+        kind = _FORMATS[name.suffix.lower()]
+        if name != path and kind != "csv":
+            raise UserError(f"{path}: only CSV is read from .gz")
+        return kind
     except KeyError:
         raise UserError(
             f"{path}: unknown format '{path.suffix}'; use {', '.join(sorted(_FORMATS))}"
         ) from None
 
 
-def scan(path: Path) -> str:
-    """DuckDB's table function that reads `path`, a file or a glob.
+def scan(path: Path, text: TextFormat = TextFormat()) -> str:  # noqa: B008
+    """DuckDB's table function that reads `path`, a file or a glob of Parquet or CSV.
 
     The values of a CSV are text, so that `0010` keeps its zeros and a column's type does not
     depend on the rows that happen to be in the file.
 
     Args:
-        path: Parquet or CSV with a header; the separator of a CSV is the header's.
+        path: The files.
+        text: How a CSV is written; by default with a header, which shows the separator.
 
     Raises:
         UserError: When there is no such file, or no header that can be read.
@@ -52,33 +63,114 @@ def scan(path: Path) -> str:
     listed = ", ".join(_literal(str(file)) for file in files)
     if kind == "parquet":
         return f"read_parquet([{listed}])"
-    separator, names = _header(files[0])
+    if kind == "arrow":
+        raise UserError(f"{path}: an Arrow file is read as an event log only; use Parquet or CSV")
+    separator, names = _header(files[0], text)
     for file in files[1:]:
-        if _header(file)[1] != names:
+        if _header(file, text)[1] != names:
             raise UserError(f"{file}: has other columns than {files[0]}")
     types = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
     # Nothing is guessed: a guess makes one column of all where a single row is broken.
     return (
-        f"read_csv([{listed}], auto_detect=false, header=true, delim={_literal(separator)}, "
-        f"quote='\"', escape='\"', columns={{{types}}})"
+        f"read_csv([{listed}], auto_detect=false, header={text.names is None}, "
+        f"delim={_literal(separator)}, quote='\"', escape='\"', columns={{{types}}})"
     )
+
+
+def arrow_reader(path: Path) -> pa.RecordBatchReader:
+    """The rows of Arrow IPC (Feather) files, one file after the other, memory-mapped.
+
+    Raises:
+        UserError: When a file is missing or no Arrow file.
+    """
+    files = matching_files(path)
+    schema = _arrow_file(files[0]).schema
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for file in files:
+            opened = _arrow_file(file)
+            if opened.schema.names != schema.names:
+                raise UserError(f"{file}: has other columns than {files[0]}")
+            for index in range(opened.num_record_batches):
+                yield opened.get_batch(index).cast(schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _arrow_file(file: Path) -> pa.ipc.RecordBatchFileReader:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(file)))
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: can't be read as an Arrow file: {first_line(error)}") from error
+
+
+def relation(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    table: Path | LogFiles | LogQuery | pa.Table | pa.RecordBatchReader,
+) -> tuple[str, str]:
+    """What stands after FROM for `table`, and what messages call it.
+
+    Args:
+        connection: Where Arrow data are registered.
+        name: Under which name.
+        table: Files, a query, or Arrow data; a reader can be read once.
+
+    Raises:
+        UserError: When there is no such file, or it is not what its name says.
+    """
+    if isinstance(table, LogQuery):
+        return f"({table.text})", str(table)
+    if isinstance(table, Path | LogFiles):
+        files = LogFiles(table) if isinstance(table, Path) else table
+        if table_format(files.path) != "arrow":
+            return scan(files.path, files.text), str(files)
+        connection.register(f"given {name}", arrow_reader(files.path))
+        return f'"given {name}"', str(files)
+    connection.register(f"given {name}", table)
+    return f'"given {name}"', f"<generated {name}>"
+
+
+def query_digest(query: str) -> str:
+    """A hash of the rows that a query gives, whatever their order.
+
+    Raises:
+        UserError: When the query can't be run.
+    """
+    with duckdb.connect() as connection:
+        try:
+            return str(
+                one_row(connection, f"SELECT count(*), sum(hash(q)::HUGEINT) FROM ({query}) AS q")
+            )
+        except duckdb.Error as error:
+            raise UserError(f"data.source.query: {first_line(error)}") from error
 
 
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _header(path: Path) -> tuple[str, list[str]]:
+def _header(path: Path, text: TextFormat) -> tuple[str, list[str]]:
     """Separator and names of the columns of a CSV file."""
     try:
-        with path.open("rb") as stream:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
             line = stream.readline().decode("utf-8-sig")
-        separator = max(",\t;|", key=line.count)
-        names = next(csv.reader([line], delimiter=separator), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        separator = text.separator or max(",\t;|", key=line.count)
+        names = next(csv.reader([line], delimiter=separator), []) if len(separator) == 1 else None
+        if names is None:
+            names = line.rstrip("\r\n").split(separator)
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: can't be read as CSV: {first_line(error)}") from error
     if not any(names):
-        raise UserError(f"{path}: the file is empty; the first line must name the columns")
+        missing = "" if text.names is not None else "; the first line must name the columns"
+        raise UserError(f"{path}: the file is empty{missing}")
+    if text.names is not None:
+        if len(names) != len(text.names):
+            raise UserError(
+                f"{path}: the first line has {len(names)} values separated by {separator!r}, and "
+                f"data.source.names names {len(text.names)} columns"
+            )
+        names = list(text.names)
     names = [name or f"column{index}" for index, name in enumerate(names)]
     for name in names:
         if [n.lower() for n in names].count(name.lower()) > 1:

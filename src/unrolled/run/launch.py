@@ -15,8 +15,15 @@ from unrolled.run.directory import RunDirectory, now
 from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED, USER_ERROR
 
 
-def prepare_data(config: dict[str, Any]) -> None:
+def prepare_data(config: dict[str, Any], *, tell: bool = False) -> Path | None:
     """Make the event store where it is missing, before there is a run that could fail on it.
+
+    Args:
+        config: Composed and checked.
+        tell: Give the account of a store that is there already, too.
+
+    Returns:
+        The store; None where the data are not prepared from a log.
 
     Raises:
         UserError: When the data can't be right.
@@ -27,16 +34,12 @@ def prepare_data(config: dict[str, Any]) -> None:
     source = config["data"].get("source")
     store_dir = config["data"].get("store_dir")
     if not isinstance(source, dict) or store_dir is None:
-        return
+        return None
     log = build(source, "data.source")
-    from unrolled.data.log import EventLog
-
-    if isinstance(log, EventLog):
-        # The fingerprint reads the files: a missing one is noticed without DuckDB.
-        log.fingerprint()
     from unrolled.data.prepare import prepare
 
-    prepare(log, Path(store_dir))
+    options = {key: config["data"].get(key) for key in ("memory_limit", "threads")}
+    return prepare(log, Path(store_dir), tell=tell, **options)
 
 
 def launch(run: RunDirectory) -> int:

@@ -1,0 +1,88 @@
+"""How far a preparation is, and what it has done: for the terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import rich.progress
+from rich.console import Console
+
+
+class Progress:
+    """A bar for the stages of a preparation, on a terminal; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: rich.progress.Progress | None = None
+        self._task: rich.progress.TaskID | None = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description:9}"),
+                rich.progress.BarColumn(),
+                rich.progress.TaskProgressColumn(),
+                rich.progress.TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def stage(self, name: str, events: int | None = None) -> None:
+        """Begin a stage, of so many events where that is known."""
+        if self._bar is None:
+            return
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(name, total=events)
+
+    def advance(self, events: int) -> None:
+        """So many events more are done."""
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, events)
+
+
+def report(path: Path, meta: dict[str, Any], seconds: float | None = None) -> None:
+    """Tell what was read, what was left out and why, and what there is now.
+
+    Args:
+        path: The store.
+        meta: Its `store.json`.
+        seconds: How long it took to make; None for one that was there.
+    """
+    read = meta["read"]
+    what = f"Found {path}" if seconds is None else f"Prepared {path} in {seconds:.1f} s"
+    lines = [f"{what}: {read['events']:,} events in {read['sequences']:,} sequences read"]
+    lines += [
+        f"  left out: {number:,} {what}" for what, number in read["dropped"].items() if number
+    ]
+    if read["copies"] and meta["description"]["duplicates"] == "keep":
+        lines.append(
+            f"  kept: {read['copies']:,} exact copies of an event (data.source.duplicates=drop "
+            "leaves them out)"
+        )
+    for column, new in meta["unknown"].items():
+        if new["values"]:
+            lines.append(
+                f"  unknown: {new['values']:,} values of {column} that training has not, in "
+                f"{new['events']:,} events of val and test"
+            )
+    for split, count in meta["counts"].items():
+        line = f"  {split:5} {count['sequences']:>9,} sequences {count['events']:>11,} events"
+        if meta["schema"]["num_classes"] is not None:
+            line += f", {count['positive'] / max(count['sequences'], 1):.2%} positive"
+        lines.append(line)
+    print("\n".join(lines), file=sys.stderr)

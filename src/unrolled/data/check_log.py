@@ -1,0 +1,232 @@
+"""Everything that can be wrong with the values of a log, found by one aggregate query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, cast
+
+from unrolled.data.log import LogColumns
+from unrolled.data.sql import EXACT, Clock, Column, Given, microseconds, number
+from unrolled.errors import UserError
+
+Unit: TypeAlias = Literal["s", "ms", "us", "ns"]
+
+_UNITS: dict[Unit, float] = {"s": 1e11, "ms": 1e14, "us": 1e17}
+"""Numbers below this size are in this unit; all above are nanoseconds."""
+
+Counts = Mapping[str, Any]
+
+
+def checks(columns: LogColumns, given: Given) -> dict[str, str]:
+    """The aggregates that tell whether a log is right, by name: SQL expressions over `given`."""
+    of = given.columns
+    asked = {"rows": "count(*)"}
+    for name in dict.fromkeys([columns.key, *columns.categories, *columns.numeric]):
+        asked[f"filled {name}"] = f"count({of[name].at})"
+    for name in {n for n in (columns.used_type, columns.time, columns.own_order) if n is not None}:
+        asked[f"filled {name}"] = f"count({of[name].at})"
+    for name in {n for n in (columns.key, columns.item) if n is not None}:
+        if of[name].kind == "float":
+            asked |= _bad(f"inexact {name}", f"abs({of[name].at}) >= {EXACT}")
+    for name, transform in columns.numeric.items():
+        asked |= _bad(f"odd {name}", f"{of[name].at} IS NOT NULL AND {number(of[name])} IS NULL")
+        if transform == "log":
+            asked |= _bad(f"negative {name}", f"{number(of[name])} < 0")
+    if columns.time is not None:
+        asked |= _time_checks(of[columns.time])
+    if columns.own_order is not None:
+        asked |= _order_checks(of[columns.own_order])
+    return asked
+
+
+def _bad(name: str, condition: str) -> dict[str, str]:
+    return {
+        name: f"count(*) FILTER (WHERE {condition})",
+        f"first {name}": f"min(source_row) FILTER (WHERE {condition})",
+    }
+
+
+def _empty(column: Column) -> dict[str, str]:
+    return _bad(f"empty {column.name}", f"{column.at} IS NULL")
+
+
+def _time_checks(column: Column) -> dict[str, str]:
+    asked = _empty(column)
+    if column.kind == "timestamp":
+        return asked
+    value, there = number(column), f"{column.at} IS NOT NULL"
+    asked |= _bad("time no number", f"{there} AND {value} IS NULL")
+    asked |= {"time least": f"min({value})", "time most": f"max({value})"}
+    for unit, limit in _UNITS.items():
+        asked |= _bad(f"time below {unit}", f"abs({value}) < {limit!r}")
+    if column.kind == "text":
+        stamp = microseconds(column)
+        asked |= _bad("time no timestamp", f"{there} AND {stamp} IS NULL")
+        asked |= _bad("time neither", f"{there} AND {value} IS NULL AND {stamp} IS NULL")
+        zone = f"regexp_matches({column.at}, ':[0-9.]+ ?([-+][0-9]|[A-Za-z])')"
+        asked |= _bad("time without zone", f"{stamp} IS NOT NULL AND NOT {zone}")
+        asked |= _bad("time with zone", f"{stamp} IS NOT NULL AND {zone}")
+    return asked
+
+
+def _order_checks(column: Column) -> dict[str, str]:
+    asked = _empty(column)
+    if column.kind == "text":
+        # 1.5 as an integer is 2: a number with a fraction is none.
+        integer = f"TRY_CAST({column.at} AS BIGINT) IS NOT NULL AND {column.at} NOT LIKE '%.%'"
+        asked["order integers"] = f"count(*) FILTER (WHERE {integer})"
+        asked["order numbers"] = f"count({number(column)})"
+        asked["order timestamps"] = f"count({microseconds(column)})"
+    return asked
+
+
+def look(
+    columns: LogColumns,
+    given: Given,
+    counts: Counts,
+    where: str,
+    example: Callable[[Column, int], str],
+    *,
+    training: bool,
+    unit: str | None = None,
+) -> Clock:
+    """Refuse a log that can't be right; else how its time and order are read.
+
+    Args:
+        columns: What the columns mean.
+        given: What stands in the views.
+        counts: The values of `checks`.
+        where: What messages call the log.
+        example: The value of a column in a row.
+        training: Whether the log is to be trained on; new events may lack values in all rows.
+        unit: The unit of time that was found when the log was trained on.
+
+    Raises:
+        UserError: With everything that was found, each with column, count and an example.
+    """
+    if counts["rows"] == 0:
+        raise UserError(f"{where}: the file has no rows")
+    found = _Findings(given, counts, where, example)
+    needed = [columns.key]
+    if training:
+        needed += [*columns.categories, *columns.numeric]
+        needed += [columns.used_type] if columns.used_type is not None else []
+    needed += [name for name in (columns.time, columns.own_order) if name is not None]
+    for name in dict.fromkeys(needed):
+        found.need(name)
+    for name in filter(None, (columns.key, columns.item)):
+        if name:
+            then = "; different ids become equal there: write it as an integer or as text"
+            found.bad(f"inexact {name}", name, "is a floating-point number beyond 2^53", then)
+    for name in columns.numeric:
+        found.bad(f"odd {name}", name, "is not a finite number")
+        then = "; the transform 'log' needs values >= 0: use 'standard' or 'quantile'"
+        found.bad(f"negative {name}", name, "is negative", then)
+    clock = Clock()
+    if columns.time is not None:
+        clock = _read_time(columns, given.columns[columns.time], found, unit)
+        found.bad(
+            f"empty {columns.time}",
+            columns.time,
+            "is empty",
+            "; every event needs its time",
+            shown=False,
+        )
+    if columns.own_order is not None:
+        found.bad(
+            f"empty {columns.own_order}",
+            columns.own_order,
+            "is empty",
+            "; the events can't be ordered",
+            shown=False,
+        )
+        order = _read_order(given.columns[columns.own_order], counts)
+        clock = Clock(clock.time, clock.unit, order)
+    if found.problems:
+        raise UserError(*dict.fromkeys(found.problems))
+    return clock
+
+
+class _Findings:
+    """Problems by column; a column without any value has no other."""
+
+    def __init__(
+        self, given: Given, counts: Counts, where: str, example: Callable[[Column, int], str]
+    ) -> None:
+        self.problems: list[str] = []
+        self.given, self.counts, self.where, self.example = given, counts, where, example
+
+    def need(self, name: str) -> None:
+        if self.counts[f"filled {name}"] == 0:
+            self.problems.append(f"{self.where}: column '{name}' has no value in any row")
+
+    def bad(self, check: str, name: str, what: str, then: str = "", *, shown: bool = True) -> None:
+        """Tell of the rows that a check has counted, unless the column was told of already."""
+        count = self.counts.get(check, 0)
+        told = f"{self.where}: column '{name}' "
+        if not count or any(problem.startswith(told) for problem in self.problems):
+            return
+        row = self.counts[f"first {check}"]
+        value = f"{self.example(self.given.columns[name], row)!r} in row " if shown else "row "
+        self.problems.append(
+            f"{told}{what} in {count:,} rows, for example {value}{row + 1:,}{then}"
+        )
+
+
+def _read_time(columns: LogColumns, column: Column, found: _Findings, trained: str | None) -> Clock:
+    counts, name = found.counts, column.name
+    if column.kind == "timestamp":
+        return Clock("timestamp")
+    if counts["time no number"] and counts.get("time no timestamp", 1) == 0:
+        if counts["time with zone"]:
+            then = f" while {counts['time with zone']:,} rows have one; give each its zone"
+            found.bad("time without zone", name, "is a time without a zone", then)
+        return Clock("timestamp")
+    if counts["time no number"]:
+        if counts.get("time neither", 1):
+            check = "time neither" if column.kind == "text" else "time no number"
+            found.bad(check, name, "is not a time")
+        else:
+            found.bad(
+                "time no timestamp",
+                name,
+                "is a number",
+                " while others are timestamps; write all in one way",
+            )
+        return Clock("number")
+    if columns.time_unit != "auto":
+        return Clock("number", columns.time_unit)
+    if trained is not None and trained != "timestamp":
+        return Clock("number", cast("Unit", trained))
+    least, most = counts["time least"], counts["time most"]
+    if least is None:
+        return Clock("number")
+    size = max(abs(least), abs(most))
+    units: list[Unit] = [u for u, limit in _UNITS.items() if size < limit]
+    unit: Unit = units[0] if units else "ns"
+    if unit != "s":
+        smaller = [u for u in ("s", "ms", "us") if size >= _UNITS[u]][-1]
+        found.bad(
+            f"time below {smaller}",
+            name,
+            "is too small for a time",
+            f": the largest, {most:.16g}, looks like one in {unit}; mend these rows, or say "
+            "what the numbers are with data.source.time_unit",
+        )
+    return Clock("number", unit)
+
+
+def _read_order(
+    column: Column, counts: Counts
+) -> Literal["integer", "number", "timestamp", "as it is"]:
+    """Text that holds numbers or times is ordered as such."""
+    if column.kind == "timestamp":
+        return "timestamp"
+    if column.kind != "text":
+        return "as it is"
+    filled = counts[f"filled {column.name}"]
+    if counts["order integers"] == filled:
+        return "integer"
+    if counts["order numbers"] == filled:
+        return "number"
+    return "timestamp" if counts["order timestamps"] == filled else "as it is"

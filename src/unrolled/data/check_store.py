@@ -1,0 +1,69 @@
+"""Whether a store is whole: its version, its files, their bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from unrolled.data.files import Digests
+from unrolled.errors import UserError
+
+FORMAT_VERSION = 4
+
+
+def read_meta(store: Path) -> dict[str, Any]:
+    """The contents of `store.json`.
+
+    Raises:
+        UserError: When it is missing or not a store's.
+    """
+    path = store / "store.json"
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text())
+        return meta
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not an event store ({error})") from error
+
+
+def check_version(store: Path, meta: dict[str, Any]) -> None:
+    """Refuse a store or a run's schema that another version has written.
+
+    Raises:
+        UserError: When it is so.
+    """
+    version = meta.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{store / 'store.json'}: format version {version}, written by another version of "
+            f"unrolled, which reads {FORMAT_VERSION}; prepare the log (or train) again"
+        )
+
+
+def check_store(store: Path) -> None:
+    """Refuse a store that is not as it was written.
+
+    The sizes of its files are compared every time. Their checksums are computed when they are
+    opened for the first time, and again whenever size, time of change or inode differ from then.
+
+    Raises:
+        UserError: When a file is missing or changed.
+    """
+    meta = read_meta(store)
+    check_version(store, meta)
+    digests = Digests(store.parent)
+    for name, size in meta["sizes"].items():
+        file = store / name
+        if not file.is_file():
+            found = "is missing"
+        elif file.stat().st_size != size:
+            found = f"has {file.stat().st_size:,} bytes, not the {size:,} that were written"
+        elif digests.of(file) != meta["checksums"][name]:
+            found = "has other bytes than were written (its checksum differs)"
+        else:
+            continue
+        raise UserError(
+            f"{file}: {found}; the event store is damaged: delete the folder {store}, and it is "
+            "prepared again from the log"
+        )
+    digests.save()
