@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from unrolled.data.module import SequenceData, Split
-from unrolled.data.prepare import LogSource, encode, prepare
+from unrolled.data.prepare import KnownLaw, LogSource, encode, prepare, read_vocabulary
 from unrolled.data.schema import Categorical, Schema
 from unrolled.data.store import JaggedSequences, Target, read_meta
 from unrolled.errors import UserError
@@ -148,6 +148,16 @@ class EventData(SequenceData):
             with pa.memory_map(str(self.store / f"{split}-00000.arrow")) as file:
                 ids = pa.ipc.open_file(file).read_all()["id"].combine_chunks()
         return ids.take(pa.array(self.source(split).rows.numpy()))
+
+    def best_possible(self) -> dict[str, float]:
+        """What the law of generated events allows on the test split, where it is known."""
+        if not isinstance(self.log_source, KnownLaw):
+            return {}
+        folder = self._schema_dir or self.store
+        columns = [f.name for f in self.schema.features if isinstance(f, Categorical)]
+        vocabularies = {name: read_vocabulary(folder, name) for name in columns}
+        scores = self.log_source.best_possible(self.source("test"), vocabularies)
+        return {f"test/{name}": value for name, value in scores.items()}
 
     def read(self, path: Path) -> tuple[pa.Table, JaggedSequences]:
         """New events in the columns of the log; labels are not needed.

@@ -16,15 +16,16 @@ import math
 import shutil
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from unrolled.data.log import LogColumns, description_json
 from unrolled.data.read_log import load_events
@@ -35,6 +36,8 @@ from unrolled.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from unrolled.data.store import JaggedSequences
 
 FORMAT_VERSION = 3
 SPLITS = ("train", "val", "test")
@@ -53,6 +56,23 @@ class LogSource(Protocol):
 
     def tables(self) -> dict[str, Path | pa.Table | None]:
         """`events`, and `labels` where they are a table of their own."""
+        ...
+
+
+@runtime_checkable
+class KnownLaw(Protocol):
+    """A source whose events follow a known law."""
+
+    def best_possible(
+        self, sequences: JaggedSequences, vocabularies: Mapping[str, pa.Array]
+    ) -> dict[str, float]:
+        """The best any model can score on `sequences`; by metric, without the split.
+
+        Args:
+            sequences: Of the store; their `target` is what is asked.
+            vocabularies: The values of each categorical column in the order of their ids, from the
+                first after the unknown one.
+        """
         ...
 
 
@@ -183,6 +203,16 @@ def _connect(where: str) -> Iterator[duckdb.DuckDBPyConnection]:
             yield connection
     except duckdb.Error as error:
         raise UserError(f"{where}: {first_line(error)}") from error
+
+
+def read_vocabulary(store: Path, column: str) -> pa.Array:
+    """The values of a categorical column in the order of their ids, as text.
+
+    Args:
+        store: Folder with `vocab/`; a store or a run directory's `schema/`.
+        column: A categorical column of the store.
+    """
+    return pq.read_table(_vocabulary_path(store, column), columns=["value"])["value"].combine_chunks()
 
 
 def _vocabulary_path(store: Path, column: str) -> Path:
