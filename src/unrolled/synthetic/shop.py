@@ -27,7 +27,7 @@ from unrolled.synthetic.shop_sessions import BLOCK, Sessions, draw_sessions
 if TYPE_CHECKING:
     from unrolled.data.store import JaggedSequences
 
-_VERSION = 2  # Of the law: a change makes another store.
+_VERSION = 3  # Of the law: a change makes another store.
 _START = np.datetime64("2026-01-01", "ms")
 
 
@@ -51,7 +51,7 @@ class ShopLog:
     sessions: PositiveInt = 150_000
     items: PositiveInt = 1_000
     categories: Annotated[int, Field(ge=3, le=30_000)] = 50
-    intent: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    intent: Annotated[float, Field(gt=0, le=0.5)] = 0.09
     popularity: PositiveFloat = 1.0
     days: PositiveInt = 30
     seed: NonNegativeInt = 0

@@ -27,23 +27,23 @@ EVENT_TYPES = ("view", "cart", "purchase")
 
 # Indices: intent z (0 visitor, 1 buyer), phase q (0 looking around, 1 settled), type y (0 view,
 # 1 cart).
-START_SETTLED: Array = np.array([0.85, 0.08])
+START_SETTLED: Array = np.array([0.90, 0.05])
 """`[z]`: probability that the first view is of the settled phase."""
-SETTLED_NEXT: Array = np.array([[0.04, 0.72], [0.28, 0.94]])
+SETTLED_NEXT: Array = np.array([[0.03, 0.75], [0.25, 0.95]])
 """`[z, q]`: probability that the view after one of phase q is of the settled phase."""
 CART_AFTER: Array = np.array([[0.02, 0.0], [0.28, 0.0]])
 """`[q, y]`: probability that the item just seen goes into the cart next."""
-PURCHASE_AFTER: Array = np.array([[[0.0, 0.0], [0.001, 0.004]], [[0.001, 0.004], [0.06, 0.15]]])
+PURCHASE_AFTER: Array = np.array([[[0.0, 0.0], [0.001, 0.004]], [[0.001, 0.004], [0.08, 0.20]]])
 """`[z, q, y]`: probability that a purchase follows."""
-END_AFTER: Array = np.array([[0.14, 0.05], [0.04, 0.09]])
+END_AFTER: Array = np.array([[0.14, 0.06], [0.05, 0.05]])
 """`[z, q]`: probability that the session ends, without a purchase."""
-DWELL: Array = np.array([2.5, 3.6])
+DWELL: Array = np.array([2.2, 3.8])
 """`[q]`: mean of the log of the seconds spent on a page."""
-DWELL_SPREAD = 0.8
+DWELL_SPREAD = 0.6
 """Deviation of that log."""
-STAY: Array = np.array([0.15, 0.80])
+STAY: Array = np.array([0.25, 0.45])
 """`[q]`: probability that a view of phase q stays with the interest."""
-FORWARD: Array = np.array([0.75, 0.12])
+FORWARD: Array = np.array([0.65, 0.45])
 """`[q]`: probability that it goes one category on along the ring. Else it jumps to any."""
 DIRECTION: Array = np.array([0.6, 0.4])
 """Probability of +1 and of -1."""
