@@ -212,7 +212,9 @@ def read_vocabulary(store: Path, column: str) -> pa.Array:
         store: Folder with `vocab/`; a store or a run directory's `schema/`.
         column: A categorical column of the store.
     """
-    return pq.read_table(_vocabulary_path(store, column), columns=["value"])["value"].combine_chunks()
+    return pq.read_table(_vocabulary_path(store, column), columns=["value"])[
+        "value"
+    ].combine_chunks()
 
 
 def _vocabulary_path(store: Path, column: str) -> Path:

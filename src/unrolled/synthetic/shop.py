@@ -27,7 +27,7 @@ from unrolled.synthetic.shop_sessions import BLOCK, Sessions, draw_sessions
 if TYPE_CHECKING:
     from unrolled.data.store import JaggedSequences
 
-_VERSION = 3  # Of the law: a change makes another store.
+_VERSION = 6  # Of the law: a change makes another store.
 _START = np.datetime64("2026-01-01", "ms")
 
 
@@ -40,7 +40,7 @@ class ShopLog:
         items: Number of items in the catalogue.
         categories: Number of product categories; 3 or more, and at most as many as items.
         intent: Share of sessions with the intent to buy; not half of them do in the end.
-        popularity: Exponent of the power law by which items (and categories) differ.
+        popularity: Exponent of the power law by which the items of a category differ.
         days: Length of the log.
         seed: Of all draws.
 
@@ -50,9 +50,9 @@ class ShopLog:
 
     sessions: PositiveInt = 150_000
     items: PositiveInt = 1_000
-    categories: Annotated[int, Field(ge=3, le=30_000)] = 50
-    intent: Annotated[float, Field(gt=0, le=0.5)] = 0.09
-    popularity: PositiveFloat = 1.0
+    categories: Annotated[int, Field(ge=3, le=30_000)] = 20
+    intent: Annotated[float, Field(gt=0, le=0.5)] = 0.08
+    popularity: PositiveFloat = 1.3
     days: PositiveInt = 30
     seed: NonNegativeInt = 0
 

@@ -91,9 +91,14 @@ def _of_labels(law: ShopLaw, sequences: JaggedSequences, seen: SeenSessions) -> 
 
 def _scores(probability: Array, labels: Integers) -> dict[str, float]:
     p, y = torch.from_numpy(probability), torch.from_numpy(labels)
+    ranking = {}
+    if 0 < int(y.sum()) < len(y):
+        ranking = {
+            "auroc": float(binary_auroc(p, y)),
+            "average_precision": float(binary_average_precision(p, y)),
+        }
     return {
-        "auroc": float(binary_auroc(p, y)),
-        "average_precision": float(binary_average_precision(p, y)),
+        **ranking,
         "log_loss": -float(torch.where(y == 1, p.log(), (-p).log1p()).mean()),
         "brier": float((p - y).square().mean()),
     }

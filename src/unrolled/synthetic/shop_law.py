@@ -27,19 +27,19 @@ EVENT_TYPES = ("view", "cart", "purchase")
 
 # Indices: intent z (0 visitor, 1 buyer), phase q (0 looking around, 1 settled), type y (0 view,
 # 1 cart).
-START_SETTLED: Array = np.array([0.90, 0.05])
+START_SETTLED: Array = np.array([0.93, 0.04])
 """`[z]`: probability that the first view is of the settled phase."""
-SETTLED_NEXT: Array = np.array([[0.03, 0.75], [0.25, 0.95]])
+SETTLED_NEXT: Array = np.array([[0.02, 0.70], [0.25, 0.96]])
 """`[z, q]`: probability that the view after one of phase q is of the settled phase."""
-CART_AFTER: Array = np.array([[0.02, 0.0], [0.28, 0.0]])
+CART_AFTER: Array = np.array([[0.02, 0.0], [0.20, 0.0]])
 """`[q, y]`: probability that the item just seen goes into the cart next."""
-PURCHASE_AFTER: Array = np.array([[[0.0, 0.0], [0.001, 0.004]], [[0.001, 0.004], [0.08, 0.20]]])
+PURCHASE_AFTER: Array = np.array([[[0.0, 0.0], [0.001, 0.004]], [[0.001, 0.004], [0.10, 0.25]]])
 """`[z, q, y]`: probability that a purchase follows."""
-END_AFTER: Array = np.array([[0.14, 0.06], [0.05, 0.05]])
+END_AFTER: Array = np.array([[0.13, 0.03], [0.05, 0.03]])
 """`[z, q]`: probability that the session ends, without a purchase."""
 DWELL: Array = np.array([2.2, 3.8])
 """`[q]`: mean of the log of the seconds spent on a page."""
-DWELL_SPREAD = 0.6
+DWELL_SPREAD = 0.5
 """Deviation of that log."""
 STAY: Array = np.array([0.25, 0.45])
 """`[q]`: probability that a view of phase q stays with the interest."""
@@ -49,7 +49,9 @@ DIRECTION: Array = np.array([0.6, 0.4])
 """Probability of +1 and of -1."""
 DISTRACTION = 0.08
 """Probability that a view is of any category, while the interest stays what it is."""
-INTENT_SWING = 0.5
+CATEGORY_EXPONENT = 0.7
+"""Of the power law of the categories' popularity."""
+INTENT_SWING = 0.4
 """How far the share of buyers swings over the day, as a part of its mean."""
 
 
@@ -63,7 +65,7 @@ class ShopLaw:
         items: Number of items.
         categories: Number of categories; at most as many as items.
         intent: Mean share of buyers.
-        exponent: Of the power law of popularity: of categories, and of items within one.
+        exponent: Of the power law of the items' popularity within a category.
     """
 
     items: int
@@ -87,7 +89,7 @@ class ShopLaw:
     @cached_property
     def category_popularity(self) -> Array:
         """`[category]`."""
-        weight = np.arange(1.0, self.categories + 1) ** -self.exponent
+        weight = np.arange(1.0, self.categories + 1) ** -CATEGORY_EXPONENT
         return np.asarray(weight / weight.sum())
 
     @cached_property
@@ -114,9 +116,7 @@ class ShopLaw:
         """Distribution of the first view's hidden state given the hour, `[hour, z, q, d, c]`."""
         intent = np.stack([1 - self.buyers, self.buyers], 1)
         phase = np.stack([1 - START_SETTLED, START_SETTLED], 1)
-        return np.einsum(
-            "hz,zq,d,c->hzqdc", intent, phase, DIRECTION, self.category_popularity
-        )
+        return np.einsum("hz,zq,d,c->hzqdc", intent, phase, DIRECTION, self.category_popularity)
 
     @cached_property
     def phase(self) -> Array:
