@@ -27,7 +27,7 @@ from unrolled.synthetic.shop_sessions import BLOCK, Sessions, draw_sessions
 if TYPE_CHECKING:
     from unrolled.data.store import JaggedSequences
 
-_VERSION = 6  # Of the law: a change makes another store.
+_VERSION = 7  # Of the law: a change makes another store.
 _START = np.datetime64("2026-01-01", "ms")
 
 
@@ -50,9 +50,9 @@ class ShopLog:
 
     sessions: PositiveInt = 150_000
     items: PositiveInt = 1_000
-    categories: Annotated[int, Field(ge=3, le=30_000)] = 20
+    categories: Annotated[int, Field(ge=3, le=30_000)] = 10
     intent: Annotated[float, Field(gt=0, le=0.5)] = 0.08
-    popularity: PositiveFloat = 1.3
+    popularity: PositiveFloat = 1.5
     days: PositiveInt = 30
     seed: NonNegativeInt = 0
 

@@ -153,7 +153,7 @@ def _start(law: ShopLaw, code: Integers) -> Array:
     start = np.zeros(shape)
     np.add.at(start, code, law.start * law.hours[:, None, None, None, None])
     total = start.sum((1, 2, 3, 4), keepdims=True)
-    return np.divide(start, total, out=start, where=total > 0)
+    return np.asarray(np.divide(start, total, out=start, where=total > 0))
 
 
 def whole_session(law: ShopLaw, belief: Belief) -> Array:
@@ -170,4 +170,5 @@ def whole_session(law: ShopLaw, belief: Belief) -> Array:
 def so_far(law: ShopLaw, belief: Belief) -> Array:
     """Probability that a session will buy in which more may follow, `[n]`."""
     states = belief.states.sum((3, 4))
-    return np.einsum("nzq,nzq->n", states, law.will_buy[:, :, belief.kind].transpose(2, 0, 1))
+    will_buy = law.will_buy[:, :, belief.kind].transpose(2, 0, 1)
+    return np.asarray(np.einsum("nzq,nzq->n", states, will_buy))

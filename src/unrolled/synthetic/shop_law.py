@@ -116,7 +116,8 @@ class ShopLaw:
         """Distribution of the first view's hidden state given the hour, `[hour, z, q, d, c]`."""
         intent = np.stack([1 - self.buyers, self.buyers], 1)
         phase = np.stack([1 - START_SETTLED, START_SETTLED], 1)
-        return np.einsum("hz,zq,d,c->hzqdc", intent, phase, DIRECTION, self.category_popularity)
+        start = np.einsum("hz,zq,d,c->hzqdc", intent, phase, DIRECTION, self.category_popularity)
+        return np.asarray(start)
 
     @cached_property
     def phase(self) -> Array:
@@ -156,7 +157,8 @@ class ShopLaw:
                 step[z, q, :, z, q, CART] = self.outcomes[z, q, :, CART]
         chain = step.reshape(8, 8)
         bought = self.outcomes[..., PURCHASE].reshape(8)
-        return np.linalg.solve(np.eye(8) - chain, bought).reshape(2, 2, 2)
+        solution = np.linalg.solve(np.eye(8) - chain, bought)
+        return np.asarray(solution.reshape(2, 2, 2), dtype=np.float64)
 
     @cached_property
     def share_that_buys(self) -> float:

@@ -60,7 +60,7 @@ class Catalogue:
         item = np.arange(self.law.items)
         category = item % self.law.categories
         popularity = self.law.item_popularity(category, item // self.law.categories)
-        return np.bincount(category, popularity * self.seen)
+        return np.asarray(np.bincount(category, popularity * self.seen), dtype=np.float64)
 
     def rank(self, belief: Belief, current: Integers, following: Integers) -> Ranked:
         """Rank the items that follow, all of them seen in training.

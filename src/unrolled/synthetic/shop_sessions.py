@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,7 +138,7 @@ def _move(
 
 
 def _in_order(
-    count: int, begin: Integers, seen: list[tuple[npt.NDArray[np.generic], ...]]
+    count: int, begin: Integers, seen: Sequence[tuple[npt.NDArray[Any], ...]]
 ) -> Sessions:
     """From the events of each step to those of each session."""
     lengths = np.zeros(count, np.int64)
