@@ -258,14 +258,14 @@ def test_who_knows_less_or_believes_another_law_loses_more(
 ) -> None:
     seen, labels, _ = drawn
     best = log_losses(whole(SHOP.law, seen), labels)
-    one = np.zeros_like(seen.kind)
+    every_10_seconds = 10.0 * np.arange(len(seen.kind))
     blind = SeenSessions(
-        seen.offsets, seen.kind, one, seen.hour, seen.time,
-        category_code=np.zeros(12, np.int64), hour_code=seen.hour_code,
+        seen.offsets, seen.kind, seen.category, seen.hour, every_10_seconds,
+        category_code=seen.category_code, hour_code=seen.hour_code,
     )  # fmt: skip
     others = {
-        "blind to categories": whole(SHOP.law, blind),
-        "fewer buyers": whole(ShopLog(items=120, categories=12, intent=0.05).law, seen),
+        "blind to time": whole(SHOP.law, blind),
+        "fewer buyers": whole(ShopLog(items=60, categories=12, intent=0.05).law, seen),
         "the share of buyers": np.full(len(labels), labels.mean()),
     }
     for probability in others.values():
