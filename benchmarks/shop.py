@@ -14,7 +14,9 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -25,13 +27,30 @@ from torchmetrics.functional.classification import binary_auroc
 
 from unrolled.data.batch import NO_TARGET, SequenceBatch
 from unrolled.data.events import EventData
-from unrolled.data.store import JaggedSequences
+from unrolled.data.store import JaggedSequences, Target
 from unrolled.models.embedding import EventEmbedding
 from unrolled.models.readout import padding_mask
 from unrolled.models.recurrent import GRU, LSTM
 from unrolled.synthetic.shop import ShopLog
 
-BATCH, SIZE = 256, 128
+
+@dataclass(frozen=True)
+class Training:
+    """How a question is learned."""
+
+    encoder: type[nn.Module]
+    hidden: int
+    embedding: int | Literal["auto"]
+    batch: int
+    epochs: int
+    lr: float
+
+
+TRAININGS: dict[Target, Training] = {
+    # The label depends on no item: narrow embeddings keep their noise small.
+    "label": Training(LSTM, 64, 4, 128, 2, 0.006),
+    "next_item": Training(GRU, 96, "auto", 256, 3, 0.006),
+}
 
 
 class OrderFree(nn.Module):
@@ -51,15 +70,14 @@ class OrderFree(nn.Module):
 class Network(nn.Module):
     """Embedding, encoder and one linear map; outputs of the steps that are asked, `[item, out]`."""
 
-    def __init__(self, data: EventData, encoder: type[nn.Module], hidden_size: int) -> None:
+    def __init__(self, data: EventData, encoder: type[nn.Module], training: Training) -> None:
         super().__init__()
         schema = data.schema
         self.label = data.target == "label"
-        # The label depends on no item: narrow embeddings keep their noise small.
-        self.embedding = EventEmbedding(schema, 8 if self.label else "auto")
-        self.encoder = encoder(self.embedding.output_size, hidden_size)
+        self.embedding = EventEmbedding(schema, training.embedding)
+        self.encoder = encoder(self.embedding.output_size, training.hidden)
         assert schema.num_classes is not None
-        self.head = nn.Linear(hidden_size, 2 if self.label else schema.num_classes)
+        self.head = nn.Linear(training.hidden, schema.num_classes)
 
     def forward(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
         encoded, _ = self.encoder(self.embedding(batch.features), batch.lengths)
@@ -71,26 +89,25 @@ class Network(nn.Module):
         return self.head(encoded[asked]), batch.targets[asked]
 
 
-def batches(source: JaggedSequences, seed: int) -> Iterator[SequenceBatch]:
+def batches(source: JaggedSequences, size: int, seed: int) -> Iterator[SequenceBatch]:
     """Sequences of similar length together, in random order."""
     random = torch.Generator().manual_seed(seed)
-    some = torch.randperm(len(source), generator=random).split(50 * BATCH)
-    order = [b for part in some for b in part[source.lengths[part].argsort()].split(BATCH)]
+    some = torch.randperm(len(source), generator=random).split(50 * size)
+    order = [b for part in some for b in part[source.lengths[part].argsort()].split(size)]
     for index in torch.randperm(len(order), generator=random).tolist():
         yield source.gather(order[index])
 
 
-def train(
-    data: EventData, encoder: type[nn.Module], hidden: int, epochs: int, lr: float
-) -> Network:
+def train(data: EventData, encoder: type[nn.Module], training: Training) -> Network:
     """One-cycle Adam on cross-entropy."""
     torch.manual_seed(0)
-    network, source = Network(data, encoder, hidden), data.source("train")
-    optimizer = torch.optim.Adam(network.parameters(), lr)
-    steps = epochs * sum(1 for _ in range(0, len(source), BATCH)) + epochs * 50
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
-    for epoch in range(epochs):
-        for batch in batches(source, epoch):
+    network, source = Network(data, encoder, training), data.source("train")
+    optimizer = torch.optim.Adam(network.parameters(), training.lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, training.lr, total_steps=training.epochs * -(-len(source) // training.batch)
+    )
+    for epoch in range(training.epochs):
+        for batch in batches(source, training.batch, epoch):
             loss = F.cross_entropy(*network(batch))
             optimizer.zero_grad()
             loss.backward()
@@ -115,7 +132,7 @@ def test(network: Network, data: EventData) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sessions", type=int, default=ShopLog().sessions)
+    parser.add_argument("--sessions", type=int, default=300_000)
     parser.add_argument("--models", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -126,7 +143,7 @@ def main() -> None:
     seconds = time.process_time() - start
     print(f"drawn: {events:,} events in {seconds:.2f} CPU s, {events / seconds:,.0f} a second")
     with tempfile.TemporaryDirectory() as folder:
-        for target in ("label", "next_item"):
+        for target in TRAININGS:
             data = EventData(shop, Path(folder), target=target)
             data.setup()
             start = time.process_time()
@@ -137,10 +154,10 @@ def main() -> None:
             print(f"{target}, best possible ({seconds:.1f} CPU s): {', '.join(scores)}")
             if not arguments.models:
                 continue
-            recurrent, epochs, lr = (LSTM, 3, 0.01) if target == "label" else (GRU, 3, 0.005)
-            for encoder in (recurrent, OrderFree):
+            training = TRAININGS[target]
+            for encoder in (training.encoder, OrderFree):
                 start = time.process_time()
-                network = train(data, encoder, 64 if target == "label" else SIZE, epochs, lr)
+                network = train(data, encoder, training)
                 seconds = time.process_time() - start
                 found = test(network, data)
                 scores = [f"{n} {v:.4f} ({v / best[f'test/{n}']:.3f})" for n, v in found.items()]
