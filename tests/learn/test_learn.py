@@ -43,8 +43,11 @@ def test_bitcount_is_learnt_by_the_other_encoders(model: str, error: float, tmp_
 
 
 def test_purchase_intent_on_generated_sessions_beats_the_trivial_score(tmp_path: Path) -> None:
-    scores = train("task=purchase_intent", cwd=tmp_path)
-    assert scores["test/auroc"]["value"] > 0.80
+    scores = train("task=purchase_intent", "data=shop", cwd=tmp_path)
+    auroc = scores["test/auroc"]
+    # Boosted trees on counts of events and gaps reach .71.
+    assert auroc["best"] - 0.03 < auroc["value"] < auroc["best"] + 0.005
+    assert scores["test/log_loss"]["value"] > scores["test/log_loss"]["best"]
     assert (
         scores["test/average_precision"]["value"] > 6 * scores["test/average_precision"]["trivial"]
     )

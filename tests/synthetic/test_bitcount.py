@@ -316,8 +316,10 @@ def test_a_missing_file_is_an_error(tmp_path: Path, name: str) -> None:
 def test_an_unknown_format_is_an_error_with_the_known_ones(tmp_path: Path) -> None:
     path = tmp_path / "new.json"
     path.write_text("{}")
-    expected = f"{path}: unknown format '.json'; use .arrow, .csv, .dat, .feather, .ipc, .parquet, .pq, .tsv, .txt"
-    assert problem_of(path) == expected
+    assert problem_of(path) == (
+        f"{path}: unknown format '.json'; use .arrow, .csv, .dat, .feather, .ipc, .parquet, .pq, "
+        ".tsv, .txt"
+    )
 
 
 def test_a_file_that_is_not_what_its_name_says_is_an_error_that_names_it(tmp_path: Path) -> None:

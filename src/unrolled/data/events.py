@@ -7,10 +7,8 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
-from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
@@ -224,10 +222,7 @@ class EventData(SequenceData):
         if self.target == "label":
             return None
         assert self.schema.target_feature is not None
-        name = quote(self.schema.target_feature, safe=" ")
-        path = (self._schema_dir or self.store) / "vocab" / f"{name}.parquet"
-        vocabulary = pq.read_table(path).sort_by("id")
-        names = vocabulary["value"].combine_chunks()
+        names = read_vocabulary(self._schema_dir or self.store, self.schema.target_feature)
         return pa.concat_arrays([pa.nulls(UNKNOWN_ID + 1, names.type), names])
 
     def read(self, path: Path) -> tuple[pa.Table, JaggedSequences]:
