@@ -71,6 +71,7 @@ def train(run: RunDirectory) -> None:
             "metrics.json",
             {
                 "metrics": scores,
+                "references": task.references(data) if scores else {},
                 "main_metric": f"test/{task.main_metric}",
                 "steps": steps,
                 "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),

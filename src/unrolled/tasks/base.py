@@ -231,6 +231,14 @@ class SequenceTask(lightning.LightningModule, ABC):
                     scores[f"{test}/{name}"] = exact
         return scores
 
+    def references(self, data: SequenceData) -> dict[str, dict[str, float]]:
+        """What other models score on the test sets, `{name: {metric: value}}`; none by default.
+
+        They are computed once a run, to be shown beside its result; metrics have the split's
+        prefix, `test/auroc`.
+        """
+        return {}
+
     def metric_direction(self) -> dict[str, str]:
         """For each metric, whether `max` or `min` is better; metrics without one are left out."""
         better = {n: getattr(m, "higher_is_better", None) for n, m in self.metrics().items()}

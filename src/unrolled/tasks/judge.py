@@ -34,7 +34,6 @@ class Judge(nn.Module):
         return values
 
 
-@torch.inference_mode()
 def judge_constant(metrics: dict[str, Any], answer: Tensor, targets: Tensor) -> dict[str, float]:
     """The metrics of a model that always gives the same answer, by name.
 
@@ -43,9 +42,24 @@ def judge_constant(metrics: dict[str, Any], answer: Tensor, targets: Tensor) -> 
         answer: A scalar, or the log-probabilities of all classes.
         targets: `[item]`.
     """
+    answers = answer.to(targets.device).expand(len(targets), *answer.shape)
+    return judge_predictions(metrics, answers, targets)
+
+
+@torch.inference_mode()
+def judge_predictions(
+    metrics: dict[str, Any], predictions: Tensor, targets: Tensor
+) -> dict[str, float]:
+    """The metrics of predictions that every process has whole, by name.
+
+    Args:
+        metrics: By name.
+        predictions: `[item]`, or what else the metrics take.
+        targets: `[item]`.
+    """
     collection = MetricCollection(metrics).to(targets.device)
     for metric in collection.values():
         # Every process judges all targets: there is nothing to add up.
         metric.distributed_available_fn = lambda: False
-    collection.update(answer.to(targets.device).expand(len(targets), *answer.shape), targets)
+    collection.update(predictions, targets)
     return {name: float(value) for name, value in collection.compute().items()}
