@@ -90,7 +90,6 @@ class Scaled(WrapperMetric):
         super().__init__()
         self.metric = metric
         self.temperature = temperature
-        self.higher_is_better = metric.higher_is_better
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
         """Take probabilities before scaling, and targets."""

@@ -56,6 +56,12 @@ def boosted_trees(data: SequenceData, count: int | None = None) -> tuple[Tensor,
     model = HistGradientBoostingClassifier(
         max_iter=500, learning_rate=0.05, early_stopping=True, random_state=data.seed
     )
-    model.fit(*table(data, "train", count))
+    features, labels = table(data, "train", count)
+    # scikit-learn stops at a column without a single value, and one value says nothing.
+    missing = np.isnan(features)
+    lowest = np.where(missing, np.inf, features).min(0)
+    kept = lowest < np.where(missing, -np.inf, features).max(0)
+    model.fit(features[:, kept], labels)
     features, labels = table(data, "test", count)
-    return torch.from_numpy(model.predict_proba(features)[:, 1]), torch.from_numpy(labels)
+    probabilities = model.predict_proba(features[:, kept])[:, 1]
+    return torch.from_numpy(probabilities), torch.from_numpy(labels)
