@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,9 @@ def show_result(run: RunDirectory) -> None:
     result = run.read_json("metrics.json")
     seconds = result.get("seconds", {})
     if result.get("metrics"):
-        show_scores(result["metrics"], result.get("references", {}))
+        show_scores(result["metrics"], result.get("references"))
+    for what, words in result.get("protocol", {}).items():
+        Console(highlight=False).print(f"{what}: {words}", style="dim")
     times = [f"{what} {s:.1f} s" for what, s in seconds.items() if s is not None]
     Console(highlight=False, soft_wrap=True).print(
         f"{result.get('steps', 0):,} steps, {result.get('parameters', 0):,} parameters, "
@@ -26,20 +27,20 @@ def show_result(run: RunDirectory) -> None:
 
 
 def show_scores(
-    scores: dict[str, Any], references: Mapping[str, Mapping[str, float]] | None = None
+    scores: dict[str, Any], references: dict[str, dict[str, float | None]] | None = None
 ) -> None:
-    """A row a metric, between its trivial value, those of other models, and the best possible."""
-    others = references or {}
+    """A row a metric, between its trivial and its best possible value, beside the references'."""
+    references = references or {}
     table = Table()
     table.add_column("metric")
-    for header in ("trivial", *others, "ours", "best possible"):
-        table.add_column(header.replace("_", " "), justify="right")
+    for header in ("trivial", *references, "ours", "best possible"):
+        table.add_column(header, justify="right")
     for name, score in scores.items():
         arrow = {"min": " ↓", "max": " ↑"}.get(score.get("better"), "")
         table.add_row(
             f"{name}{arrow}",
             _number(score.get("trivial")),
-            *(_number(reference.get(name)) for reference in others.values()),
+            *(_number(found.get(name)) for found in references.values()),
             _number(score["value"]),
             _number(score.get("best")),
         )

@@ -67,11 +67,16 @@ def train(run: RunDirectory) -> None:
         trainer.test(task, datamodule=data, verbose=False)
         scores = judge(task, data)
     if trainer.is_global_zero:
+        references = task.references(data) if scores else {}
         run.write_json(
             "metrics.json",
             {
                 "metrics": scores,
-                "references": task.references(data) if scores else {},
+                "references": {
+                    name: {metric: _finite(value) for metric, value in found.items()}
+                    for name, found in references.items()
+                },
+                "protocol": task.protocol(),
                 "main_metric": f"test/{task.main_metric}",
                 "steps": steps,
                 "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),

@@ -210,6 +210,14 @@ class SequenceTask(lightning.LightningModule, ABC):
         """Columns of the output of `unrolled predict`, each `[batch]` or `[batch, time]`."""
         return {"prediction": self.model.head.predict(outputs)}
 
+    def references(self, data: SequenceData) -> dict[str, dict[str, float]]:
+        """What simple methods score on the test sets: the method, then `test/error` and so on."""
+        return {}
+
+    def protocol(self) -> dict[str, str]:
+        """What has to be known to compare the metrics with those of others; written beside them."""
+        return {}
+
     def trivial_scores(self, data: SequenceData) -> dict[str, float]:
         """Every metric on the test sets for a model that sees no features; `test/error`.
 
@@ -230,14 +238,6 @@ class SequenceTask(lightning.LightningModule, ABC):
                 if exact is not None:
                     scores[f"{test}/{name}"] = exact
         return scores
-
-    def references(self, data: SequenceData) -> dict[str, dict[str, float]]:
-        """What other models score on the test sets, `{name: {metric: value}}`; none by default.
-
-        They are computed once a run, to be shown beside its result; metrics have the split's
-        prefix, `test/auroc`.
-        """
-        return {}
 
     def metric_direction(self) -> dict[str, str]:
         """For each metric, whether `max` or `min` is better; metrics without one are left out."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def first_events(batch: SequenceBatch, count: int) -> SequenceBatch:
         cut = values[:, :longest]
         mask = past.to(values.device).view(*past.shape, *[1] * (values.dim() - 2))
         features[name] = cut.masked_fill(mask, 0)
-    return SequenceBatch(features, lengths, batch.targets, batch.ids, batch.weight, batch.continues)
+    return replace(batch, features=features, lengths=lengths)
 
 
 def outputs_after(outputs: Tensor, lengths: Tensor, count: int) -> Tensor:

@@ -150,7 +150,14 @@ class PurchaseIntent(SequenceTask):
         return super().training_step(self._asked(batch), batch_idx)
 
     def _asked(self, batch: SequenceBatch) -> SequenceBatch:
-        return batch if self.first_events is None else first_events(batch, self.first_events)
+        if self.first_events is None:
+            return batch
+        if batch.continues is not None:
+            raise UserError(
+                "task.first_events: the batches of a stream are windows, which need not begin "
+                "where their session does; use batches of whole sequences"
+            )
+        return first_events(batch, self.first_events)
 
     def _judge(self, batch: SequenceBatch, name: str) -> None:
         batch = self._asked(batch)
@@ -232,8 +239,20 @@ class PurchaseIntent(SequenceTask):
             **dict.fromkeys(early, "max"),
         }
 
+    def protocol(self) -> dict[str, str]:
+        """Which sessions are judged, and what is seen of them."""
+        asked = "the whole session"
+        if self.first_events is not None:
+            asked = f"the first {self.first_events} events of the session"
+        told = {"asked after": asked}
+        if isinstance(self.model.readout, EveryStep):
+            told["answers"] = "after every event, not knowing whether the session goes on"
+        if self.events_seen:
+            told["@n"] = "all test sessions, each cut to its first n events, shorter ones whole"
+        return told
+
     def references(self, data: SequenceData) -> dict[str, dict[str, float]]:
-        """Other models on the same sessions, `{name: {metric: value}}`."""
+        """The trees, trained and tested on the same sessions, anew for each number of events."""
         if self.reference == "none":
             return {}
         if not installed():
