@@ -33,7 +33,7 @@ def by_hand(events: list[tuple[int, int, int]]) -> list[float]:
         n,
         *ends(pages), *counts, *(c / n for c in counts),
         *ends(items),
-        sum(gaps), sum(gaps) / n, max(gaps), min(gaps), *ends(gaps), *per_page,
+        sum(gaps), max(gaps), gaps[-1], *per_page,
     ]  # fmt: skip
 
 

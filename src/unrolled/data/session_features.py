@@ -11,7 +11,7 @@ from unrolled.data.schema import Categorical, Schema
 SMALL_VOCABULARY = 64
 """Up to so many ids a categorical feature is counted id by id."""
 ENDS = 5
-"""How many of the first and of the last events have columns of their own."""
+"""How many of the first and of the last ids are columns."""
 
 
 def session_features(batch: SequenceBatch, schema: Schema) -> Tensor:
@@ -19,8 +19,9 @@ def session_features(batch: SequenceBatch, schema: Schema) -> Tensor:
 
     The length; for a categorical feature with a small vocabulary the count and the share of each
     id; for every categorical feature the ids of the first and the last events; for every numeric
-    one its sum, mean, largest and smallest value, its first and last values, and its sum over the
-    events of each id of a small vocabulary (the time spent on each type of page).
+    one its sum, its largest and its last value, and its sum over the events of each id of a small
+    vocabulary (the time spent on each type of page). More columns of numbers (mean, least, first,
+    the last five) made boosted trees no better on the validation sessions of a real shop.
 
     Args:
         batch: The sequences.
@@ -38,7 +39,7 @@ def session_features(batch: SequenceBatch, schema: Schema) -> Tensor:
     for feature in schema.features:
         values = batch.features[feature.name]
         if isinstance(feature, Categorical):
-            columns.append(_ends(values.float().unsqueeze(-1), lengths))
+            columns.append(_ends(values.float(), lengths))
             if feature.num_ids <= SMALL_VOCABULARY:
                 ids = values.long()
                 counts = _sum_by_id(real.float().unsqueeze(-1), ids, feature.num_ids)
@@ -51,26 +52,23 @@ def session_features(batch: SequenceBatch, schema: Schema) -> Tensor:
         values = batch.features[feature.name].float()
         values = values.unsqueeze(-1) if values.dim() == 2 else values
         inside = real.unsqueeze(-1)
-        total = values.masked_fill(~inside, 0).sum(1)
-        columns += [total, total / lengths.unsqueeze(1)]
-        columns += [values.masked_fill(~inside, -torch.inf).amax(1)]
-        columns += [values.masked_fill(~inside, torch.inf).amin(1)]
-        columns += [_ends(values, lengths)]
-        columns += [
-            _sum_by_id(values.masked_fill(~inside, 0), ids, num_ids) for ids, num_ids in counted
-        ]
+        within = values.masked_fill(~inside, 0)
+        total = within.sum(1)
+        largest = values.masked_fill(~inside, -torch.inf).amax(1)
+        columns += [total, largest, values[torch.arange(len(values), device=device), lengths - 1]]
+        columns += [_sum_by_id(within, ids, num_ids) for ids, num_ids in counted]
     return torch.cat(columns, 1)
 
 
 def _ends(values: Tensor, lengths: Tensor) -> Tensor:
-    """The first and the last values of each sequence, `[batch, time, channel]`; NaN past them."""
+    """The first and the last values of each sequence, `[batch, 2 * ENDS]`; NaN past them."""
     steps = torch.arange(ENDS, device=values.device)
     rows = torch.arange(len(values), device=values.device).unsqueeze(1)
     missing = steps >= lengths.unsqueeze(1)
     ends = []
     for positions in (steps.expand(len(values), -1), lengths.unsqueeze(1) - 1 - steps):
         chosen = values[rows, positions.masked_fill(missing, 0)]
-        ends.append(chosen.masked_fill(missing.unsqueeze(-1), torch.nan).flatten(1))
+        ends.append(chosen.masked_fill(missing, torch.nan))
     return torch.cat(ends, 1)
 
 
