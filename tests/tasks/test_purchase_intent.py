@@ -179,6 +179,16 @@ def test_the_temperature_is_that_of_the_validation_and_goes_into_the_checkpoint(
     assert torch.equal(columns["prediction"], (columns["probability_scaled"] > 0.5).long())
 
 
+def test_where_every_event_is_answered_the_temperature_is_that_of_all_answers() -> None:
+    data, task = ShopData(), make_task(every_step=True)
+    trainer().validate(task, datamodule=data, verbose=False)
+    batch = everything(data, "val")
+    real = torch.arange(int(batch.lengths.max())) < batch.lengths.unsqueeze(1)
+    answers = probabilities(task, batch)[real]
+    fitted = fit_temperature(answers, batch.targets.repeat_interleave(batch.lengths))
+    assert float(task.temperature) == pytest.approx(float(fitted), rel=1e-4)
+
+
 def test_a_constant_answer_scores_the_same_after_any_number_of_events() -> None:
     data, task = ShopData(), make_task(events_seen=(1, 2))
     scores = task.trivial_scores(data)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, BinaryCalibrationError
 
-from unrolled.data.batch import SequenceBatch
+from unrolled.data.batch import SequenceBatch, has_target
 from unrolled.data.module import SequenceData
 from unrolled.data.schema import Schema
 from unrolled.errors import UserError
@@ -24,7 +24,7 @@ from unrolled.tasks.base import SequenceTask
 from unrolled.tasks.boosted_trees import boosted_trees, installed
 from unrolled.tasks.events_seen import first_events, outputs_after
 from unrolled.tasks.judge import Judge, judge_predictions
-from unrolled.tasks.targets import judged
+from unrolled.tasks.targets import judged, trained_on
 
 log = logging.getLogger(__name__)
 RANKING = ("auroc", "average_precision")
@@ -43,9 +43,9 @@ class PurchaseIntent(SequenceTask):
     whole.
 
     A temperature (Guo et al. 2017) is fitted on the validation sessions each time they are judged,
-    and kept in the checkpoint: `log_loss_scaled` and `calibration_error_scaled` are of the
-    probabilities divided by it in their log-odds, the column `probability_scaled` of predictions
-    too.
+    with `every_step` on the answers after all their events, and kept in the checkpoint.
+    `log_loss_scaled` and `calibration_error_scaled` are of the probabilities whose log-odds are
+    divided by it, and so is the column `probability_scaled` of predictions.
 
     Args:
         model: From a batch to the outputs of its head.
@@ -167,6 +167,11 @@ class PurchaseIntent(SequenceTask):
         judge = cast(Judge, self.judges[name])
         judge.update(probabilities, targets, self.losses(outputs, batch))
         if name == "val":
+            if outputs.dim() == 3:
+                # Where every event is answered, every answer is to be believed.
+                asked = trained_on(outputs, batch.targets, batch.lengths)
+                present = has_target(asked)
+                probabilities, targets = self.metric_input(outputs[present]), asked[present]
             self.held_out.update(probabilities, targets)
         # The window of a stream need not begin where its session does.
         elif name == "test" and batch.continues is None:
