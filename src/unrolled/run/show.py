@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -31,18 +32,25 @@ def show_scores(
 ) -> None:
     """A row a metric, between its trivial and its best possible value, beside the references'."""
     references = references or {}
-    table = Table()
-    table.add_column("metric")
+    # With references there are many columns; neither a name nor a number may be cut.
+    table = Table(box=SIMPLE_HEAD, pad_edge=False) if references else Table()
+    table.add_column("metric", no_wrap=True)
     for header in ("trivial", *references, "ours", "best possible"):
-        table.add_column(header, justify="right")
+        words = header.replace("_", " ")
+        table.add_column(words, justify="right", min_width=max(map(len, words.split())))
     for name, score in scores.items():
         arrow = {"min": " ↓", "max": " ↑"}.get(score.get("better"), "")
         table.add_row(
             f"{name}{arrow}",
-            _number(score.get("trivial")),
-            *(_number(found.get(name)) for found in references.values()),
-            _number(score["value"]),
-            _number(score.get("best")),
+            *(
+                _number(value, short=bool(references))
+                for value in (
+                    score.get("trivial"),
+                    *(found.get(name) for found in references.values()),
+                    score["value"],
+                    score.get("best"),
+                )
+            ),
         )
     Console(highlight=False).print(table)
 
@@ -74,9 +82,9 @@ def short(run: RunDirectory) -> str:
         return str(run.path)
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, short: bool = False) -> str:
     if value is None:
         return "-"
     if float(value).is_integer() and abs(value) >= 1:
         return f"{int(value):,}"
-    return f"{value:.6g}"
+    return f"{value:.4f}" if short and abs(value) < 10 else f"{value:.6g}"

@@ -21,8 +21,8 @@ class Judge(nn.Module):
         self.metrics = MetricCollection(metrics)
         self.loss = MeanMetric()
 
-    def update(self, predictions: Tensor, targets: Tensor, losses: Tensor) -> None:
-        """Add a batch: predictions and targets `[item]`, losses `[batch]`."""
+    def update(self, predictions: Any, targets: Tensor, losses: Tensor) -> None:
+        """Add a batch: what the metrics take, `[item]` or as they want it; losses `[batch]`."""
         self.loss.update(losses)
         self.metrics.update(predictions, targets)
 
@@ -48,7 +48,7 @@ def judge_constant(metrics: dict[str, Any], answer: Tensor, targets: Tensor) -> 
 
 @torch.inference_mode()
 def judge_predictions(
-    metrics: dict[str, Any], predictions: Tensor, targets: Tensor
+    metrics: dict[str, Any], predictions: Any, targets: Tensor
 ) -> dict[str, float]:
     """The metrics of predictions that every process has whole, by name.
 
