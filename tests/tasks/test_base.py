@@ -127,11 +127,14 @@ def test_the_trivial_scores_of_purchase_intent_are_those_of_the_share_that_buys(
     scores = task.trivial_scores(LabelData(train, test))
     share, buyers = sum(train) / len(train), sum(test) / len(test)
     p = min(max(share, 1e-7), 1 - 1e-7)
-    assert scores == pytest.approx(
+    squared = buyers * (1 - share) ** 2 + (1 - buyers) * share**2
+    whole = {name: score for name, score in scores.items() if "@" not in name}
+    assert {n: s for n, s in whole.items() if not n.endswith("_scaled")} == pytest.approx(
         {
             "test/auroc": 0.5,
             "test/average_precision": buyers,
             "test/log_loss": -(buyers * math.log(p) + (1 - buyers) * math.log1p(-p)),
+            "test/brier": squared,
             "test/calibration_error": abs(share - buyers),
             "test/sequences": len(test),
         },
@@ -147,11 +150,12 @@ def test_the_directions_of_bitcount_are_all_down() -> None:
 
 def test_the_directions_of_purchase_intent_are_up_for_ranking_and_down_for_calibration() -> None:
     assert make_task(PurchaseIntent, BinaryHead(4)).metric_direction() == {
-        "auroc": "max",
-        "average_precision": "max",
-        "log_loss": "min",
-        "calibration_error": "min",
-    }
+        **dict.fromkeys(["auroc", "average_precision"], "max"),
+        **{f"{name}@{n}": "max" for name in ("auroc", "average_precision")
+           for n in (1, 2, 3, 5, 10, 20)},
+        **{f"{name}{scaled}": "min" for name in ("log_loss", "brier", "calibration_error")
+           for scaled in ("", "_scaled")},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

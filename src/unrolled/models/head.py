@@ -9,7 +9,7 @@ that any of them serves any task: `loss`, `predict` (the most probable class) an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -135,21 +135,39 @@ class BinaryHead(Head):
     Args:
         input_size: Channels of the vector.
         num_classes: The target is 0 .. num_classes - 1.
+        positive_weight: What a 1 counts in the loss, where a 0 counts 1; `balanced` takes the
+            number of zeros over the number of ones among the training targets, so that both
+            classes count alike. The odds that are predicted are then as many times too high.
+        class_counts: `[num_classes]`, how often each class is a training target; `balanced` reads
+            it. A head whose weights are loaded gets the weight with them.
+
+    Raises:
+        ValueError: When `balanced` has more than two classes to weigh, or one that never occurs.
     """
+
+    positive_weight: Tensor | None
 
     def __init__(
         self,
         input_size: PositiveInt,
         num_classes: Annotated[int, Field(ge=2)] = 2,
+        positive_weight: PositiveFloat | Literal["balanced"] | None = None,
+        class_counts: Tensor | None = None,
     ) -> None:
         super().__init__(input_size, 1, num_classes)
         self.trials = num_classes - 1
+        if positive_weight == "balanced":
+            positive_weight = _balance(num_classes, class_counts)
+        # Without one there is no buffer, and nothing of it in checkpoints.
+        self.register_buffer(
+            "positive_weight", None if positive_weight is None else torch.tensor(positive_weight)
+        )
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Binary cross-entropy in nats, summed over the trials."""
+        """Binary cross-entropy in nats, summed over the trials; the ones by their weight."""
         share = targets.to(outputs.dtype) / self.trials
         return self.trials * F.binary_cross_entropy_with_logits(
-            outputs.squeeze(-1), share, reduction="none"
+            outputs.squeeze(-1), share, reduction="none", pos_weight=self.positive_weight
         )
 
     def predict(self, outputs: Tensor) -> Tensor:
@@ -160,6 +178,19 @@ class BinaryHead(Head):
     def expectation(self, outputs: Tensor) -> Tensor:
         """Trials times probability."""
         return self.trials * outputs.squeeze(-1).sigmoid()
+
+
+def _balance(num_classes: int, class_counts: Tensor | None) -> float:
+    if num_classes != 2:
+        raise ValueError(f"positive_weight=balanced weighs two classes; there are {num_classes}")
+    if class_counts is None:
+        return 1.0
+    zeros, ones = class_counts.tolist()
+    if not (zeros and ones):
+        raise ValueError(
+            f"positive_weight=balanced: the training targets are {zeros:,} zeros and {ones:,} ones"
+        )
+    return float(zeros / ones)
 
 
 class RegressionHead(Head):

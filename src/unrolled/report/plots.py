@@ -28,6 +28,8 @@ def plot_run(run_dir: Path, main_metric: str, predictions: pa.Table | None) -> N
         _times(run_dir, predictions)
     if (run_dir / "predictions" / "free_run.parquet").exists():
         _free_run(run_dir)
+    if (run_dir / "predictions" / "events_seen.parquet").exists():
+        _events_seen(run_dir)
 
 
 def read_curves(run_dir: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -73,11 +75,43 @@ def _learning_curves(run_dir: Path, main_metric: str) -> None:
     figure.savefig(run_dir / "plots" / "learning_curves.png", dpi=120)
 
 
-def _reliability(run_dir: Path, predictions: pa.Table, bins: int = 10) -> None:
+def _reliability(run_dir: Path, predictions: pa.Table, bins: int = 15) -> None:
     import numpy as np
 
-    probability = predictions["probability"].to_numpy()
-    target = predictions["target"].to_numpy()
+    target = _last_of_each(predictions["target"])
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
+    for column, label in (
+        ("probability", "test sequences"),
+        ("probability_scaled", "by the temperature of the validation"),
+    ):
+        if column not in predictions.column_names:
+            continue
+        predicted, observed, count = reliability(_last_of_each(predictions[column]), target, bins)
+        axes.plot(predicted, observed, marker="o", label=label)
+        edges = np.linspace(0, 1, bins + 1)
+        below.stairs(count, edges, fill=column == "probability")
+    axes.set(ylabel="share with label 1", title=f"Reliability, {bins} bins")
+    axes.legend()
+    below.set(xlabel="predicted probability", ylabel="sequences", yscale="log")
+    figure.savefig(run_dir / "plots" / "reliability.png", dpi=120)
+
+
+def reliability(probability: Any, target: Any, bins: int) -> tuple[Any, Any, Any]:
+    """A reliability diagram (Guo et al. 2017): bins of equal width.
+
+    Args:
+        probability: Of class 1, `[item]`; those that are not finite are left out.
+        target: `[item]`, 0 or 1.
+        bins: Their number.
+
+    Returns:
+        Of the bins that are not empty the mean probability and the share of ones; of all bins the
+        number of items.
+    """
+    import numpy as np
+
     finite = np.isfinite(probability)
     probability, target = probability[finite], target[finite]
     which = np.minimum((probability * bins).astype(int), bins - 1)
@@ -85,17 +119,42 @@ def _reliability(run_dir: Path, predictions: pa.Table, bins: int = 10) -> None:
     seen = count > 0
     predicted = np.bincount(which, probability, bins)[seen] / count[seen]
     observed = np.bincount(which, target, bins)[seen] / count[seen]
+    return predicted, observed, count
 
-    figure = Figure(figsize=(5, 6), layout="constrained")
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
-    axes.plot(predicted, observed, marker="o", label="test sequences")
-    axes.set(ylabel="share with label 1", title="Reliability")
-    axes.legend()
-    edges = np.linspace(0, 1, bins + 1)
-    below.stairs(count, edges, fill=True)
-    below.set(xlabel="predicted probability", ylabel="sequences", yscale="log")
-    figure.savefig(run_dir / "plots" / "reliability.png", dpi=120)
+
+def _last_of_each(column: pa.ChunkedArray) -> Any:
+    """A column as numbers; of lists, which have a number for each step, the last of each."""
+    array = column.combine_chunks()
+    if pa.types.is_list(array.type):
+        array = array.values.take(pc.subtract(array.offsets[1:], 1))
+    return array.to_numpy(zero_copy_only=False)
+
+
+def _events_seen(run_dir: Path) -> None:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(run_dir / "predictions" / "events_seen.parquet")
+    result = json.loads((run_dir / "metrics.json").read_text())
+    events = table["events"].to_numpy()
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), table.column_names[1:], strict=True):
+        label = name.replace("_", " ") if name != "auroc" else "AUROC"
+        axes.plot(events, table[name].to_numpy(), marker="o", label="model")
+        axes.axhline(result["metrics"][f"test/{name}"]["value"], linestyle="--", color="black",
+                     label="model, all events")  # fmt: skip
+        for other, scores in result.get("references", {}).items():
+            keys = [f"test/{name}@{count}" for count in events]
+            if all(key in scores for key in keys):
+                axes.plot(events, [scores[key] for key in keys], marker="s", color="grey",
+                          label=other.replace("_", " "))  # fmt: skip
+        trivial = result["metrics"][f"test/{name}"]["trivial"]
+        axes.axhline(trivial, color="grey", linestyle=":", label="trivial")
+        axes.set(xscale="log", xlabel="events seen of each sequence", ylabel=label)
+        axes.set_xticks(events, [str(count) for count in events])
+        axes.minorticks_off()
+        axes.legend()
+    figure.suptitle("Test sequences cut to their first events; shorter ones are whole")
+    figure.savefig(run_dir / "plots" / "events_seen.png", dpi=120)
 
 
 def _times(run_dir: Path, predictions: pa.Table, bins: int = 20) -> None:

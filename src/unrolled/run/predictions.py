@@ -95,5 +95,6 @@ def _column(values: Tensor, lengths: Tensor) -> pa.Array:
         whole = torch.full_like(lengths, values.shape[2])
         return _column(values.squeeze(1), whole)
     real = torch.arange(values.shape[1]) < lengths.unsqueeze(1)
-    offsets = np.concatenate([[0], lengths.cumsum(0).numpy()]).astype(np.int32)
+    # A task may have asked of fewer steps than there are.
+    offsets = np.concatenate([[0], real.sum(1).cumsum(0).numpy()]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[real].numpy()))
