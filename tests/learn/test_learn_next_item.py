@@ -26,14 +26,14 @@ def sessions(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("head", ["item_softmax", "item_sampled_softmax", "item_bpr_max"])
-def test_a_circle_of_items_is_learned_as_well_as_it_can_be(head: str, tmp_path: Path) -> None:
+def test_both_followers_in_a_circle_of_items_are_found(head: str, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("\n".join(sessions(6_000)) + "\n")
     source = ["path=log.csv", "sequence=session", "order=step", "item=item", "split=part"]
     options = {"item_sampled_softmax": ["head.num_negatives=20"], "item_bpr_max": ["head.scale=8"]}
     scores = train(
         "task=next_item", f"head={head}", *options.get(head, []), "task.k=2",
         *(f"data.source.{value}" for value in source), "data.store_dir=stores",
-        "data.batch_size=100", "trainer.max_steps=300",
+        "data.batching=random", "data.batch_size=100", "trainer.max_steps=300",
         "trainer=cpu", cwd=tmp_path,
     )  # fmt: skip
     assert scores["test/recall@2"]["value"] > 0.99
