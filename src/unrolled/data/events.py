@@ -13,6 +13,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from unrolled.data.engines import EngineName
 from unrolled.data.log import EventLog
 from unrolled.data.module import SequenceData, Split
 from unrolled.data.prepare import LogSource, encode, fingerprint, prepare
@@ -35,6 +36,8 @@ class EventData(SequenceData):
         seed: Of that order.
         memory_limit: Of the preparation's engine, for example 4GB; None takes half of the memory.
         threads: Of the preparation's engine; None takes all cores.
+        engine: What prepares the log: `duckdb` on one machine, `spark` beyond it. The store is the
+            same.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class EventData(SequenceData):
         seed: int = 0,
         memory_limit: str | None = None,
         threads: PositiveInt | None = None,
+        engine: EngineName = "duckdb",
     ) -> None:
         super().__init__(batch_size, eval_batch_size, shuffle, seed)
         self.log_source = source
@@ -55,6 +59,7 @@ class EventData(SequenceData):
         self.target: Target = target
         self.memory_limit = memory_limit
         self.threads = threads
+        self.engine: EngineName = engine
         self._store: Path | None = None
         self._schema_dir: Path | None = None
 
@@ -70,6 +75,7 @@ class EventData(SequenceData):
                 self.store_dir,
                 memory_limit=self.memory_limit,
                 threads=self.threads,
+                engine=self.engine,
             )
 
     @property
