@@ -27,7 +27,7 @@ from unrolled.run.overrides import read_command_line
 
 def globo() -> EventLog:
     """The log as `data=globo` describes it."""
-    line = read_command_line(["data=globo", "task=next_item"])
+    line = read_command_line(["data=globo", "task=purchase_intent"])
     log = build(compose(line).config["data"]["source"], "data.source")
     assert isinstance(log, EventLog)
     return log

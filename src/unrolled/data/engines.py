@@ -25,6 +25,9 @@ EngineName: TypeAlias = Literal["duckdb", "spark"]
 VIEWS = {"events": "given", "labels": "given_labels"}
 """The view that each table of a log stands in."""
 
+ZONED_NANOSECONDS = "TIMESTAMPTZ_NS"
+"""A type, pandas' own, that DuckDB can't count microseconds of; it stands in the view as such."""
+
 _BATCH = 1 << 18  # Events of a record batch of the stream.
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
 
@@ -126,8 +129,12 @@ class DuckDB:
         columns = view_columns(name, names, self._known[name])
         select = []
         for column in columns.values():
-            # Decimals, enumerations, UUIDs and integers beyond 64 bits: exact as text.
-            value = quoted(column.name) + ("::VARCHAR" if column.kind == "text" else "")
+            value = quoted(column.name)
+            if column.kind == "text":
+                # Decimals, enumerations, UUIDs and integers beyond 64 bits: exact as text.
+                value += "::VARCHAR"
+            elif self._known[name][column.name] == ZONED_NANOSECONDS:
+                value += "::TIMESTAMPTZ"
             select.append(f"{value} AS {column.at}")
         view, scanned = VIEWS[name], self._scanned[name]
         self._connection.execute(

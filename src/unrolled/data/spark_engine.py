@@ -10,7 +10,7 @@ its beginning to its end, so Spark's increasing ids are in the order of its rows
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unrolled.data.engines import VIEWS, view_columns
+from unrolled.data.engines import VIEWS, ZONED_NANOSECONDS, view_columns
 from unrolled.data.files import LogFiles, matching_files
 from unrolled.data.log import Table
 from unrolled.data.sql import Column
@@ -36,7 +36,7 @@ try:
     from pyspark.sql import DataFrame, SparkSession
 
     from unrolled.data.spark_session import spark_session
-    from unrolled.data.spark_sql import to_spark
+    from unrolled.data.spark_sql import microseconds_of_nanoseconds, to_spark
 except ImportError as error:
     raise UserError(
         f"data.engine=spark needs {error.name}, which is not installed: "
@@ -51,7 +51,10 @@ _BROKEN = "broken row"
 def start_spark(folder: Path, memory_limit: str, where: str) -> Iterator[Spark]:
     """Spark as an engine; see `engines.start_engine`."""
     try:
-        with spark_session(folder / "spark", memory_limit) as session, duckdb.connect() as files:
+        with (
+            spark_session(folder / "spark", memory_limit) as session,
+            duckdb.connect() as files,
+        ):
             engine = Spark(session, files)
             try:
                 yield engine
@@ -114,18 +117,25 @@ class Spark:
             rows = self._parquet(name, list(columns))
         else:
             rows = self._csv(name, columns)
-        select = [
-            (f"CAST({_quoted(c.name)} AS STRING)" if c.kind == "text" else _quoted(c.name))
-            + f" AS {c.at}"
-            for c in columns.values()
-        ]
+        select = []
+        for column in columns.values():
+            value = _quoted(column.name)
+            if column.kind == "text":
+                value = f"CAST({value} AS STRING)"
+            elif known[column.name] == ZONED_NANOSECONDS:
+                value = f"TIMESTAMP_MICROS({microseconds_of_nanoseconds(value)})"
+                self._types[column.at] = "TIMESTAMP WITH TIME ZONE"
+            select.append(f"{value} AS {column.at}")
         rows.selectExpr("source_row", *select).createOrReplaceTempView(VIEWS[name])
         if name == "events":
-            key = columns[names[0]]
-            self._key = (
-                pa.string() if key.kind == "text" else self._schemas[name].field(key.name).type
-            )
+            self._key = self._arrow_type(columns[names[0]], self._schemas[name])
         return columns
+
+    def _arrow_type(self, column: Column, schema: pa.Schema) -> pa.DataType:
+        """As which DuckDB delivers a column."""
+        if self._types[column.at] == "TIMESTAMP WITH TIME ZONE":
+            return pa.timestamp("us", "UTC")
+        return pa.string() if column.kind == "text" else schema.field(column.name).type
 
     def row(self, query: str) -> tuple[Any, ...]:
         """The only row of a result."""
@@ -200,27 +210,23 @@ class Spark:
         if len(files) == 1:
             return rows.selectExpr(*wanted, "_metadata.row_index AS source_row")
         rows = rows.selectExpr(
-            *wanted, "_metadata.row_index AS row_of_file", "_metadata.file_path AS file"
+            *wanted, "_metadata.row_index AS number", "_metadata.file_path AS file"
         )
-        before = dict(zip(files, accumulate(counts, initial=0), strict=False))
-        return self._numbered(rows, rows.inputFiles(), before)
+        before = {str(f.resolve()): n for f, n in zip(files, accumulate(counts, initial=0))}
+        found = rows.select("file").distinct().collect()
+        return self._numbered(rows, {r.file: before[_local(r.file)] for r in found})
 
-    def _numbered(
-        self, rows: DataFrame, found: Iterable[str], before: dict[Path, int]
-    ) -> DataFrame:
-        """Rows with `source_row`, from the file and the row of the file.
+    def _numbered(self, rows: DataFrame, starts: dict[str, int]) -> DataFrame:
+        """Rows with `source_row`.
 
         Args:
-            rows: With `file`, as a URI, and `row_of_file`.
-            found: The URIs.
-            before: The files, each with the number of rows of those before it.
+            rows: With `file`, a URI, and `number`.
+            starts: By file, what has to be added to the number.
         """
-        numbers = {str(file.resolve()): number for file, number in before.items()}
-        starts = {uri: numbers[unquote(uri.removeprefix("file:"))[2:]] for uri in found}
-        table = pa.table({"file": list(starts), "start": list(starts.values())})
-        start = self._session.createDataFrame(table)
-        numbered = rows.join(start.hint("broadcast"), "file")
-        return numbered.selectExpr("*", "start + row_of_file AS source_row")
+        table = pa.table({"file": pa.array(list(starts), pa.string()),
+                          "start": pa.array(list(starts.values()), pa.int64())})  # fmt: skip
+        start = self._session.createDataFrame(table).hint("broadcast")
+        return rows.join(start, "file").selectExpr("*", "start + number AS source_row")
 
     def _csv(self, name: str, columns: dict[str, Column]) -> DataFrame:
         table, where = self._tables[name], self._where[name]
@@ -250,18 +256,15 @@ class Spark:
             )
         )
         found = rows.groupBy("file").agg({"number": "min", "*": "count"}).collect()
-        of = {unquote(r["file"].removeprefix("file:"))[2:]: r for r in found}
-        count, before = 0, {}
+        of = {_local(row.file): row for row in found}
+        count, starts = 0, {}
         for file in files:
             row = of.get(str(file.resolve()))
-            if row is not None:
-                before[row["file"]] = count - row["min(number)"]
+            if row is not None:  # An empty file has no rows.
+                starts[row.file] = count - row["min(number)"]
                 count += row["count(1)"]
         self._partition(count)
-        numbers = pa.table({"file": pa.array(list(before), pa.string()),
-                            "start": pa.array(list(before.values()), pa.int64())})  # fmt: skip
-        start = self._session.createDataFrame(numbers).hint("broadcast")
-        rows = rows.join(start, "file").selectExpr("*", "start + number AS source_row")
+        rows = self._numbered(rows, starts)
         bad, first, text = (
             rows.where("broken IS NOT NULL")
             .selectExpr("count(*)", "min(source_row)", "min_by(broken, source_row)")
@@ -303,6 +306,10 @@ def _path(file: Path) -> str:
     """A file of this machine, or one that is mounted on all, whatever signs its name has."""
     name = "".join("\\" + sign if sign in "\\{}[]*?" else sign for sign in str(file.resolve()))
     return f"file://{name}"
+
+
+def _local(uri: str) -> str:
+    return "/" + unquote(uri.removeprefix("file:")).lstrip("/")
 
 
 def _reason(error: Exception) -> str:

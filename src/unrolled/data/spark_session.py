@@ -11,8 +11,10 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ from unrolled.errors import UserError
 
 _MEBIBYTES = {"": 2**-20, "KB": 1e3 / 2**20, "MB": 1e6 / 2**20, "GB": 1e9 / 2**20,
               "TB": 1e12 / 2**20, "KIB": 2**-10, "MIB": 1.0, "GIB": 2**10, "TIB": 2**20}  # fmt: skip
+_JAVA = 17
 _LEAST_MEBIBYTES = 512  # Spark does not start with less than 450.
 
 _SETTINGS = {
@@ -55,20 +58,22 @@ def spark_session(folder: Path, memory_limit: str) -> Iterator[SparkSession]:
     Raises:
         UserError: When there is no Java, or Spark does not start.
     """
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        yield _with_settings(active.newSession())
-        return
-    in_main = threading.current_thread() is threading.main_thread()
-    interrupt = signal.getsignal(signal.SIGINT)
-    context = _start(folder, memory_limit)
-    try:
-        yield _with_settings(SparkSession(context))
-    finally:
-        _end(context)
-        if in_main:
-            # A context takes over the signal, and keeps it.
-            signal.signal(signal.SIGINT, interrupt)
+    with warnings.catch_warnings():
+        # pyspark warns of pandas 3, which it loads for mapInArrow and does not use there.
+        warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas")
+        active = SparkSession.getActiveSession()
+        if active is not None:
+            yield _with_settings(active.newSession())
+            return
+        interrupt = signal.getsignal(signal.SIGINT)
+        context = _start(folder, memory_limit)
+        try:
+            yield _with_settings(SparkSession(context))
+        finally:
+            _end(context)
+            if threading.current_thread() is threading.main_thread():
+                # A context takes over the signal, and keeps it.
+                signal.signal(signal.SIGINT, interrupt)
 
 
 def _with_settings(session: SparkSession) -> SparkSession:
@@ -102,8 +107,8 @@ def _start(folder: Path, memory_limit: str) -> SparkContext:
             return SparkContext(gateway=gateway, conf=conf)
         except (PySparkRuntimeError, OSError) as error:
             raise UserError(
-                f"data.engine=spark: Spark does not start with {java}, which must be Java 17 or "
-                f"later: {_reason(messages) or error}"
+                f"data.engine=spark: Spark does not start with {java}: "
+                f"{_reason(messages) or error}"
             ) from error
 
 
@@ -113,8 +118,15 @@ def _java() -> str:
     if java is None:
         where = f"JAVA_HOME={home} has no bin/java" if home else "there is no java on the PATH"
         raise UserError(
-            f"data.engine=spark needs Java 17 or later: {where}; install it, for example the "
+            f"data.engine=spark needs Java {_JAVA} or later: {where}; install it, for example the "
             "package openjdk-17-jre-headless, or set JAVA_HOME"
+        )
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    version = re.search(r'version "(?:1\.)?(\d+)', told.stderr + told.stdout)
+    if version is not None and int(version[1]) < _JAVA:
+        raise UserError(
+            f"data.engine=spark needs Java {_JAVA} or later: {java} is Java {version[1]}; "
+            "let JAVA_HOME name another"
         )
     return java
 

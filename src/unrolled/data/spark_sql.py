@@ -19,10 +19,11 @@ from collections.abc import Mapping
 
 from sqlglot import exp, parse_one
 
+_BLANK = r"[ \\t\\n\\x0B\\f\\r]"
 _DIGITS = "[0-9]+(_[0-9]+)*"
 _NUMBER = (
-    rf"^[ \\t\\n\\x0B\\f\\r]*[-+]?({_DIGITS}[.]?|({_DIGITS})?[.]{_DIGITS})([eE][-+]?{_DIGITS})?"
-    rf"[ \\t\\n\\x0B\\f\\r]*$"
+    rf"^{_BLANK}*[+]?-?({_DIGITS}[.]?|({_DIGITS})?[.]{_DIGITS})([eE][-+]?{_DIGITS})?"
+    rf"{_BLANK}*\\z"
 )
 _WHOLE = "1e15"  # From here on DuckDB writes 1e+15.
 
@@ -34,7 +35,6 @@ def to_spark(query: str, types: Mapping[str, str]) -> str:
         query: In DuckDB's.
         types: DuckDB's types of the views' columns, by their names there: c0, c1, ..., l0, l1, ...
     """
-
     statement = parse_one(query, read="duckdb")
     # What stands inside first: the level-order walk, backwards.
     for node in reversed(list(statement.walk())):
@@ -49,9 +49,14 @@ def _translated(node: exp.Expression, types: Mapping[str, str]) -> exp.Expressio
         return _microseconds(node.expressions[0], types)
     if isinstance(node, exp.TryCast):
         return _try_cast(node, types)
-    if isinstance(node, exp.Cast) and node.to.is_type("varchar"):
+    if isinstance(node, exp.Cast) and node.to.is_type("text", "varchar"):
         return _text(node, types)
     return node
+
+
+def microseconds_of_nanoseconds(value: str) -> str:
+    """In Spark's dialect, of nanoseconds as they stand in a file; halves away from 0, as DuckDB."""
+    return f"CAST(SIGN({value}) AS BIGINT) * ((ABS({value}) + 500) DIV 1000)"
 
 
 def _type(node: exp.Expression, types: Mapping[str, str]) -> str:
@@ -63,9 +68,8 @@ def _spark(template: str, value: exp.Expression) -> exp.Expression:
 
 
 def _microseconds(value: exp.Expression, types: Mapping[str, str]) -> exp.Expression:
-    if _type(value, types).endswith("_NS"):
-        # Nanoseconds arrive as they are in the file, as integers; DuckDB rounds halves away from 0.
-        return _spark("SIGN({x}) * ((ABS({x}) + 500) DIV 1000)", value)
+    if _type(value, types) == "TIMESTAMP_NS":
+        return _spark(microseconds_of_nanoseconds("{x}"), value)
     return _spark("UNIX_MICROS(CAST({x} AS TIMESTAMP))", value)
 
 
@@ -82,7 +86,8 @@ def _try_cast(node: exp.TryCast, types: Mapping[str, str]) -> exp.Expression:
     if kind in ("BOOLEAN", "FLOAT", "DOUBLE") or "INT" in kind and kind not in _WIDE:
         return node
     return _spark(
-        f"CASE WHEN {{x}} RLIKE '{_NUMBER}' THEN TRY_CAST(REPLACE({{x}}, '_', '') AS DOUBLE) END",
+        f"CASE WHEN {{x}} RLIKE '{_NUMBER}' "
+        f"THEN TRY_CAST(REGEXP_REPLACE({{x}}, '^{_BLANK}*[+]|_', '') AS DOUBLE) END",
         value,
     )
 
@@ -96,12 +101,11 @@ def _is_timestamp(kind: str) -> bool:
 
 def _text(node: exp.Cast, types: Mapping[str, str]) -> exp.Expression:
     value, kind = node.this, _type(node.this, types)
-    if kind.endswith("_NS"):
+    if kind == "TIMESTAMP_NS":
         fraction = "RTRIM('0', LPAD(CAST(PMOD({x}, 1000000000) AS STRING), 9, '0'))"
-        zone = "'+00'" if kind == "TIMESTAMPTZ_NS" else "''"
         return _spark(
             "CONCAT(CAST(TIMESTAMP_SECONDS(FLOOR({x} / 1000000000)) AS STRING), "
-            f"IF(PMOD({{x}}, 1000000000) = 0, '', CONCAT('.', {fraction})), {zone})",
+            f"IF(PMOD({{x}}, 1000000000) = 0, '', CONCAT('.', {fraction})))",
             value,
         )
     if kind == "TIMESTAMP WITH TIME ZONE":
