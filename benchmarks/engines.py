@@ -1,6 +1,6 @@
 """The stores that DuckDB and Spark make of one log: equal, checksum by checksum; the time of both.
 
-    python benchmarks/engines.py                        Globo's 2,988,181 clicks, all of conf/data/globo
+    python benchmarks/engines.py                        Globo's clicks, as data=globo has them
     python benchmarks/engines.py --events 5000000       a generated log, cut into sessions
 
 Needs the extra `spark` and Java 17. Spark's time has its start in it, which is told apart.
@@ -72,8 +72,9 @@ def main() -> None:
               f"cores, load {os.getloadavg()[0]:.1f}")  # fmt: skip
         stores = [made(log, folder / "stores", engine) for engine in ("spark", "duckdb")]
         assert stores[0] == stores[1], "the stores differ"
-        print(f"{stores[0]['read']['events']:,} events; both stores are equal in all of store.json, "
-              f"the checksums of {len(stores[0]['checksums'])} files among it:")  # fmt: skip
+        files = len(stores[0]["checksums"])
+        print(f"{stores[0]['read']['events']:,} events; both stores are equal in all of "
+              f"store.json, the checksums of {files} files among it:")  # fmt: skip
         for file, digest in stores[0]["checksums"].items():
             print(f"  {digest[:16]} {file}")
 

@@ -83,6 +83,50 @@ BAD: dict[str, tuple[Callable[[list[list[str]]], None], dict[str, Any], str]] = 
         {},
         "{path}: column 'second' is empty in 2 rows, for example row 4; every event needs its time",
     ),
+    "a time of another size": (
+        lambda rows: (
+            [row.__setitem__(1, f"{1_700_000_000 + i}000") for i, row in enumerate(rows)]
+            and _set((3, 1, "1700000003"), (9, 1, "0"))(rows)
+        ),
+        {},
+        "{path}: column 'second' is too small for a time in 2 rows, for example '1700000003' in "
+        "row 4: the largest, 1700000011000, looks like one in ms; mend these rows, or say what the "
+        "numbers are with data.source.time_unit",
+    ),
+    "times of which some have a zone": (
+        lambda rows: [
+            row.__setitem__(1, f"2026-01-02 03:04:{i:02}" + ("Z" if i < 9 else ""))
+            for i, row in enumerate(rows)
+        ],
+        {},
+        "{path}: column 'second' is a time without a zone in 3 rows, for example "
+        "'2026-01-02 03:04:09' in row 10 while 9 rows have one; give each its zone",
+    ),
+    "numbers among timestamps": (
+        lambda rows: (
+            [row.__setitem__(1, f"2026-01-02 03:04:{i:02}") for i, row in enumerate(rows)]
+            and _set((7, 1, "1700000000"))(rows)
+        ),
+        {},
+        "{path}: column 'second' is a number in 1 rows, for example '1700000000' in row 8 while "
+        "others are timestamps; write all in one way",
+    ),
+    "several at once": (
+        _set((3, 1, "soon"), (4, 3, "cheap")),
+        {},
+        "{path}: column 'price' is not a finite number in 1 rows, for example 'cheap' in row 5\n"
+        "{path}: column 'second' is not a time in 1 rows, for example 'soon' in row 4",
+    ),
+    "a type that is never there": (
+        lambda rows: None,
+        {"event_type": "page", "keep_types": ["viev"]},
+        "{path}: column 'page' has none of data.source.keep_types, viev",
+    ),
+    "an empty split of a log without labels": (
+        lambda rows: None,
+        {"label": None, "split": None, "val_days": 1e-5, "test_days": 1e-5},
+        "{path}: the split 'val' has no sequence",
+    ),
     "no time at all": (_column(1, ""), {}, "{path}: column 'second' has no value in any row"),
     "a price that is no number": (
         _set((3, 3, "cheap"), (7, 3, "dear")),
@@ -223,6 +267,58 @@ def test_a_bad_value_far_down_in_a_long_file_is_told_like_one_at_the_top(tmp_pat
     )
 
 
+def test_ids_that_a_floating_point_number_can_not_hold_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    table = pa.table({"visit": [1.0, 2.0**53, 2.0**60], "second": [1, 2, 3], "page": list("abc")})
+    pq.write_table(table, path)
+    log = EventLog(path=path, sequence="visit", time="second", categorical=["page"])
+    assert _refused(tmp_path, log) == (
+        f"{path}: column 'visit' is a floating-point number beyond 2^53 in 2 rows, for example "
+        "'9007199254740992.0' in row 2; different ids become equal there: write it as an integer "
+        "or as text"
+    )
+
+
+def test_an_arrow_file_is_read_and_one_that_was_cut_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "log.arrow"
+    rows = dict(zip(HEADER.split(","), map(list, zip(*_rows(), strict=True)), strict=True))
+    with pa.ipc.new_file(path, pa.table(rows).schema) as writer:
+        for start in range(0, 12, 5):
+            writer.write_table(pa.table(rows).slice(start, 5))
+    whole = prepare(_log(path), tmp_path / "stores")
+    csv = tmp_path / "log.csv"
+    csv.write_text("\n".join([HEADER, *map(",".join, _rows())]) + "\n")
+    same = prepare(_log(csv), tmp_path / "stores")
+    for name in ("train-00000.arrow", "vocab/page.parquet"):
+        assert (whole / name).read_bytes() == (same / name).read_bytes()
+    path.write_bytes(path.read_bytes()[:-40])
+    assert _refused(tmp_path, _log(path)).startswith(f"{path}: can't be read as an Arrow file: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ["a", "b"]}, "{path}: the first line has 6 values separated by ',', and "
+         "data.source.names names 2 columns"),
+        ({"path": None}, "data.source: give either path or query"),
+        ({"query": "SELECT 1"}, "data.source: give either path or query"),
+        ({"path": None, "query": "SELECT * FROM nothing"}, "data.source.query: Catalog Error: "
+         "Table with name nothing does not exist!"),
+        ({"path": None, "query": "SELECT 1 AS second"}, "data.source.query: no column 'visit' "
+         "(asked for by data.source.sequence); choose from: second"),
+    ],
+)  # fmt: skip
+def test_a_source_that_does_not_fit_is_told(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join([HEADER, *map(",".join, _rows())]) + "\n")
+    log = EventLog(**{
+        "path": path, "sequence": "visit", "time": "second", "categorical": ["page"], **changes
+    })  # fmt: skip
+    assert _refused(tmp_path, log).splitlines()[0] == message.format(path=path)
+
+
 LABELS = "{labels}: 2 sequences of the log have no row here, for example visit s"
 
 
@@ -345,6 +441,13 @@ def test_a_parquet_file_that_was_cut_or_damaged_is_told(tmp_path: Path, keep: st
         ({"categorical": ["gap"]}, "gap adds a feature of that name, which a column has already"),
         ({"categorical": ["id", "Label"]},
          "a feature can't be called Label, id: the store's own column"),
+        ({"user": "page"}, "give either sequence or user, the column that says whose an event is"),
+        ({"session_gap": 30, "label": None, "split": None},
+         "session_gap cuts the events of a user; it needs user, not sequence"),
+        ({"keep_types": ["view"]}, "keep_types needs event_type, the column that holds it"),
+        ({"min_support": 2}, "min_support needs item, the column whose values are counted"),
+        ({"test_days": 1}, "test_days split by time, not by a column or by user"),
+        ({"split": None, "val_days": 1}, "val_days are those before test_days; give both"),
         ({"min_length": 5, "max_length": 4}, "max_length=4 is below min_length=5"),
     ],
 )  # fmt: skip

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrolled.data import prepare as prepare_module
+from unrolled.data import make_store
 from unrolled.data.log import EventLog, LogColumns
 from unrolled.data.prepare import encode, prepare, store_path
 from unrolled.data.store import read_meta
@@ -229,7 +229,7 @@ def test_a_preparation_that_is_killed_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, written = _written(tmp_path), []
-    real = prepare_module.write_arrow
+    real = make_store.write_arrow
 
     def dies(table: pa.Table, target: Path) -> None:
         real(table, target)
@@ -237,7 +237,7 @@ def test_a_preparation_that_is_killed_leaves_nothing(
         if len(written) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_module, "write_arrow", dies)
+    monkeypatch.setattr(make_store, "write_arrow", dies)
     with pytest.raises(KeyboardInterrupt):
         prepare(_log(path), tmp_path / "stores")
     assert len(written) == 2
@@ -251,7 +251,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     path = _written(tmp_path)
-    monkeypatch.setattr(prepare_module, "write_arrow", full)
+    monkeypatch.setattr(make_store, "write_arrow", full)
     with pytest.raises(UserError, match="can't write the event store: No space left on device"):
         prepare(_log(path), tmp_path / "stores")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["log.csv"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from unrolled.data.log import LogColumns
-from unrolled.data.sequences import Integers, Piece, Sequences
+from unrolled.data.sequences import Integers, Piece, Sequences, Small
 from unrolled.data.spool import Spool
 from unrolled.errors import UserError
 
@@ -20,7 +22,7 @@ def cut_sequences(spool: Spool, columns: LogColumns, where: str) -> Sequences:
         UserError: When the time goes back, duplicates are refused, or nothing is left.
     """
     gap = None if columns.session_gap is None else 60 * columns.session_gap
-    found = _begin(spool, gap)
+    found = _begin(spool, gap, ends=columns.test_days is not None)
     for piece in found.pieces():
         _measure(found, columns, piece, where)
     found.drop_short(columns.min_length)
@@ -39,9 +41,11 @@ def cut_sequences(spool: Spool, columns: LogColumns, where: str) -> Sequences:
     return found
 
 
-def _begin(spool: Spool, gap_seconds: float | None) -> Sequences:
+def _begin(spool: Spool, gap_seconds: float | None, *, ends: bool) -> Sequences:
     heads, keys, before = [], [], -np.inf
     users = 0
+    # Half of the memory, in all but the largest of logs.
+    small: type[np.signedinteger[Any]] = np.int32 if spool.events < 2**31 else np.int64
     for start, stop in spool.plain_pieces():
         new = spool.read("new_key", start, stop)
         owner = users - 1 + np.cumsum(new)
@@ -52,21 +56,22 @@ def _begin(spool: Spool, gap_seconds: float | None) -> Sequences:
             before = time[-1]
         at = np.flatnonzero(new)
         heads.append(at + start)
-        keys.append(owner[at])
+        keys.append(owner[at].astype(small))
     bounds = np.concatenate([*heads, [spool.events]]).astype(np.int64)
-    key = np.concatenate(keys).astype(np.int64)
+    key = np.concatenate(keys)
     count = len(key)
-    numbers = None
+    numbers: Small | None = None
     if gap_seconds is not None:
         first = np.flatnonzero(np.diff(key, prepend=-1))
-        numbers = np.arange(count) - np.repeat(first, np.diff([*first, count])) + 1
+        numbers = np.arange(1, count + 1, dtype=small)
+        numbers -= np.repeat(first.astype(small), np.diff(first, append=count))
     return Sequences(
         spool, bounds, key, numbers,
         keep=np.ones(spool.events, np.bool_),
-        kept=np.zeros(count, np.int64),
-        first_row=np.empty(count, np.int64),
+        kept=np.zeros(count, small),
+        first_row=np.empty(count, small),
         begins=np.empty(count),
-        ends=np.empty(count),
+        ends=np.empty(count if ends else 0),
         targets=np.zeros(count, np.bool_),
         alive=np.ones(count, np.bool_),
     )  # fmt: skip
@@ -80,7 +85,8 @@ def _measure(found: Sequences, columns: LogColumns, piece: Piece, where: str) ->
     if columns.time is not None:
         time = found.read("time", piece)
         found.begins[part] = np.minimum.reduceat(time, piece.heads)
-        found.ends[part] = np.maximum.reduceat(time, piece.heads)
+        if len(found.ends):
+            found.ends[part] = np.maximum.reduceat(time, piece.heads)
         if columns.gap and columns.own_order is not None:
             _check_forward(found, columns, piece, time, where)
     if "same_order" in found.spool:
@@ -124,7 +130,8 @@ def _drop_rare(found: Sequences, min_support: int) -> None:
     """Leave out events of items with fewer than `min_support` events; one without item stays."""
     counts = np.zeros(1, np.int64)
     for piece in found.pieces():
-        counts = _add_counts(counts, found.read("category_0", piece)[found.kept_in(piece)])
+        codes = found.read("category_0", piece)
+        counts = _add_counts(counts, codes[found.kept_in(piece)], int(codes.max()) + 2)
     rare = counts < min_support
     rare[0] = False
     dropped = 0
@@ -135,9 +142,9 @@ def _drop_rare(found: Sequences, min_support: int) -> None:
     found.drop(f"events of items with fewer than min_support={min_support} events", dropped)
 
 
-def _add_counts(counts: Integers, codes: npt.NDArray[np.int32]) -> Integers:
-    """`counts[code + 1]` with some more codes; -1 is no value."""
-    more = np.bincount(codes + 1, minlength=len(counts))
+def _add_counts(counts: Integers, codes: npt.NDArray[np.int32], size: int) -> Integers:
+    """`counts[code + 1]`, of at least `size`, with some more codes; -1 is no value."""
+    more = np.bincount(codes + 1, minlength=max(len(counts), size))
     more[: len(counts)] += counts
     return more
 

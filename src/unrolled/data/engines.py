@@ -102,6 +102,11 @@ def _start_duckdb(folder: Path, memory_limit: str, threads: int, where: str) -> 
             for name, value in settings.items():
                 connection.execute(f"SET {name} = $value", {"value": value})
             yield DuckDB(connection)
+    except duckdb.OutOfMemoryException as error:
+        raise UserError(
+            f"{where}: {first_line(error)}; data.memory_limit={memory_limit} and "
+            f"data.threads={threads}: give more memory, or fewer threads, which take less"
+        ) from error
     except duckdb.Error as error:
         raise UserError(f"{where}: {first_line(error)}") from error
 

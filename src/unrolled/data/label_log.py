@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from unrolled.data.log import LogColumns
 from unrolled.data.sequences import Booleans, Integers, Sequences
+from unrolled.data.words import as_text
 from unrolled.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -73,7 +74,7 @@ def splits(
             split[said == word] = index
         if not (split == 1).any():
             train = by_time[split[by_time] == 0]
-            split[train[_places(train) > 1 - columns.val_fraction]] = 1
+            split[train[_first_from(len(train), 1 - columns.val_fraction, after=True) :]] = 1
         return split, alive[np.argsort(found.first_row[alive])]
     if columns.split_by == "user":
         where_on_circle = _hash_places(found, alive)
@@ -88,12 +89,12 @@ def splits(
             val_from = test_from - 86_400 * columns.val_days
             split[train[found.ends[train] > val_from]] = 1
         else:
-            split[train[_places(train) > 1 - columns.val_fraction]] = 1
+            split[train[_first_from(len(train), 1 - columns.val_fraction, after=True) :]] = 1
     else:
-        places = _places(by_time)
-        split[by_time] = (places >= 1 - columns.val_fraction - columns.test_fraction).astype(
-            np.int8
-        ) + (places >= 1 - columns.test_fraction)
+        val_from = 1 - columns.val_fraction - columns.test_fraction
+        split[alive] = 0
+        split[by_time[_first_from(len(by_time), val_from) :]] = 1
+        split[by_time[_first_from(len(by_time), 1 - columns.test_fraction) :]] = 2
     return split, by_time
 
 
@@ -109,15 +110,18 @@ def _in_order_of_time(found: Sequences, sequences: Integers) -> Integers:
     return order
 
 
-def _places(ordered: Integers) -> npt.NDArray[np.float64]:
-    """Where each sequence stands between the first, 0, and the last, 1."""
-    return (np.arange(1, len(ordered) + 1) - 0.5) / max(len(ordered), 1)
+def _first_from(count: int, share: float, *, after: bool = False) -> int:
+    """The first of `count` in a row whose middle stands at or after a share of the way."""
+    if count == 0:
+        return 0
+    near = np.arange(max(int(share * count) - 3, 0), min(int(share * count) + 3, count))
+    places = (near + 0.5) / count
+    found = near[places > share if after else places >= share]
+    return int(found[0]) if len(found) else count
 
 
 def _hash_places(found: Sequences, sequences: Integers) -> npt.NDArray[np.float64]:
     """A number from 0 to 1 for each sequence that depends on its user's name alone."""
-    from unrolled.data.read_log import as_text
-
     keys, index = np.unique(found.keys[sequences], return_inverse=True)
     names = as_text(found.spool.ids.take(pa.array(keys)))
     _, offsets_buffer, data = names.buffers()
@@ -128,9 +132,9 @@ def _hash_places(found: Sequences, sequences: Integers) -> npt.NDArray[np.float6
     # A polynomial in the bytes modulo 2^64, then the finaliser of SplitMix64 (Steele et al. 2014).
     powers = np.cumprod(np.full(int(lengths.max()) + 1, 0x9E3779B97F4A7C15, np.uint64))
     within = np.arange(len(text)) - np.repeat(offsets[:-1] - offsets[0], lengths)
-    sums = np.concatenate([[0], np.cumsum(text * powers[within], dtype=np.uint64)])
-    ends = offsets - offsets[0]
-    mixed = sums.astype(np.uint64)[ends[1:]] - sums.astype(np.uint64)[ends[:-1]]
+    sums = np.zeros(len(text) + 1, np.uint64)
+    np.cumsum(text * powers[within], out=sums[1:])
+    mixed = np.diff(sums[offsets - offsets[0]])
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     places: npt.NDArray[np.float64] = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) / 2**53

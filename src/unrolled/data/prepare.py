@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial as bound
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -32,18 +29,14 @@ from unrolled.data.check_store import FORMAT_VERSION, check_store, check_version
 from unrolled.data.cut_log import cut_sequences
 from unrolled.data.engines import EngineName
 from unrolled.data.files import Digests
-from unrolled.data.label_log import SPLITS, check_label_rows, check_splits, labels, splits
-from unrolled.data.log import EventLog, LogColumns, Table, description_json
+from unrolled.data.label_log import check_label_rows, labels
+from unrolled.data.log import EventLog, LogColumns, Table
+from unrolled.data.make_store import Store, batch_of, encoders_of, vocabulary_path
 from unrolled.data.read_log import OpenedLog, open_log
 from unrolled.data.resources import available_cores, default_memory_limit
-from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
-from unrolled.data.sequences import Integers, Sequences
 from unrolled.data.spool import Spool
 from unrolled.data.write_store import (
-    Encode,
     appears_complete,
-    list_batch,
-    write_arrow,
     write_columns,
 )
 from unrolled.errors import UserError
@@ -138,7 +131,7 @@ def prepare(
             progress.stage("ordering", log.rows - log.without_id - log.other_types)
             spool = _spool(log, work, progress)
         progress.stage("cutting")
-        made = _Store(log, cut_sequences(spool, columns, log.where), partial, progress)
+        made = Store(log, cut_sequences(spool, columns, log.where), partial, progress)
         meta = {"fingerprint": found, **made.write()}
         (partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n")
         made.remove_work()
@@ -152,167 +145,6 @@ def _spool(log: OpenedLog, work: Path, progress: Progress) -> Spool:
     if spool.events == 0:
         raise UserError(f"{log.where}: no event has a value in column '{log.columns.key}'")
     return spool
-
-
-class _Store:
-    """A store in the making.
-
-    Args:
-        log: The log, of which the engine is not needed any more.
-        found: Its sequences, cut.
-        folder: Where the store is made.
-        progress: Told of each stage.
-    """
-
-    def __init__(self, log: OpenedLog, found: Sequences, folder: Path, progress: Progress) -> None:
-        self.log, self.columns, self.found = log, log.columns, found
-        self.folder, self.work, self.progress = folder, folder / "work", progress
-
-    def write(self) -> dict[str, Any]:
-        """Split, encode and write; what `store.json` says."""
-        log, columns, found = self.log, self.columns, self.found
-        label, split, order = _label_and_split(log, found, labelled=columns.labelled)
-        check_splits(split, label, columns, log.labels_where)
-        enc.check_wall_clock(found, columns, log.where)
-        if columns.training_items_only:
-            self._drop_unseen(split)
-            split[~found.alive] = -1
-            order = order[found.alive[order]]
-            check_splits(split, label, columns, log.labels_where)
-        order = np.concatenate([order[split[order] == index] for index in range(len(SPLITS))])
-        self.progress.stage("counting")
-        vocabularies, unknown = self._vocabularies(split)
-        statistics = {
-            name: enc.statistics(found, name, at, columns.features[name], split == 0, log.where)
-            for name, at in enc.number_columns(columns).items()
-        }
-        self.progress.stage("writing", int(found.kept[order].sum()))
-        encoders = _encoders(log, found, vocabularies, statistics)
-        write_columns(found, order, encoders, self.work, self.progress.advance)
-        for column, table in vocabularies.items():
-            file = vocabulary_path(self.folder, column)
-            file.parent.mkdir(exist_ok=True)
-            pq.write_table(table, file)
-        counts = self._splits(
-            order, split, label, {name: kind for name, (kind, _) in encoders.items()}
-        )
-        files = [f for f in sorted(self.folder.rglob("*")) if f.suffix in (".arrow", ".parquet")]
-        digests = Digests()
-        return {
-            "format_version": FORMAT_VERSION,
-            "description": json.loads(description_json(columns)),
-            "time_unit": log.clock.unit if log.clock.time == "number" else log.clock.time,
-            "schema": Schema(
-                tuple(Categorical(c, len(v) + UNKNOWN_ID + 1) for c, v in vocabularies.items())
-                + tuple(Numeric(name) for name in statistics),
-                num_classes=2 if columns.labelled else None,
-            ).to_dict(),
-            "statistics": statistics,
-            "counts": counts,
-            "read": _account(log, found),
-            "unknown": unknown,
-            "sizes": {str(f.relative_to(self.folder)): f.stat().st_size for f in files},
-            "checksums": {str(f.relative_to(self.folder)): digests.of(f) for f in files},
-        }
-
-    def remove_work(self) -> None:
-        """Remove what only the making needed."""
-        shutil.rmtree(self.work)
-
-    def _drop_unseen(self, split: Any) -> None:
-        """Drop events of validation and test whose item training has not."""
-        found, dropped = self.found, 0
-        counts = enc.count_codes(found, "category_0", len(self.log.words["category_0"]), split)
-        unseen = counts[0] == 0
-        unseen[-1] = False
-        for piece in found.pieces():
-            held_out = np.repeat(split[piece.first : piece.last] > 0, piece.lengths)
-            out = unseen[found.read("category_0", piece)] & held_out & found.kept_in(piece)
-            found.kept_in(piece)[...] &= ~out
-            dropped += int(out.sum())
-        found.drop("events of items that training has not", dropped)
-        found.drop_short(self.columns.min_length)
-
-    def _vocabularies(self, split: Any) -> tuple[dict[str, pa.Table], dict[str, Any]]:
-        vocabularies, unknown = {}, {}
-        for name, at in enc.code_columns(self.columns).items():
-            words = _words(self.log, at)
-            counts = enc.count_codes(self.found, at, len(words), split)
-            vocabularies[name] = enc.vocabulary(words, counts[0, :-1], name, self.log.where)
-            new = (counts[0, :-1] == 0) & (counts[1:, :-1].sum(0) > 0)
-            unknown[name] = {
-                "values": int(new.sum()),
-                "events": int(counts[1:, :-1][:, new].sum()),
-                "empty": int(counts[:, -1].sum()),
-            }
-        return vocabularies, unknown
-
-    def _splits(
-        self, order: Integers, split: Any, label: Any, columns: dict[str, type]
-    ) -> dict[str, dict[str, int]]:
-        counts, start = {}, 0
-        for index, name in enumerate(SPLITS):
-            part = order[split[order] == index]
-            batch = _batch(self.found, self.work, columns, part, label, start)
-            write_arrow(batch, self.folder / f"{name}-00000.arrow")
-            events = int(self.found.kept[part].sum())
-            positive = 0 if label is None else int((label[part] == 1).sum())
-            counts[name] = {"sequences": len(part), "events": events, "positive": positive}
-            start += events
-        return counts
-
-
-def _words(log: OpenedLog, at: str) -> pa.Array:
-    return enc.HOURS if at == "hour_of_week" else log.words[at]
-
-
-def _label_and_split(log: OpenedLog, found: Sequences, *, labelled: bool) -> tuple[Any, Any, Any]:
-    columns = log.columns
-    if "has_label_row" in found.spool:
-        check_label_rows(found, columns, log.labels_where)
-    label = labels(found, columns, log.words, log.labels_where) if labelled else None
-    split, order = splits(found, columns, log.words, log.labels_where)
-    return label, split, order
-
-
-def _encoders(
-    log: OpenedLog,
-    found: Sequences,
-    vocabularies: Mapping[str, pa.Table],
-    statistics: Mapping[str, Any],
-) -> dict[str, tuple[type, Encode]]:
-    columns = log.columns
-    encoders: dict[str, tuple[type, Encode]] = {}
-    for name, at in enc.code_columns(columns).items():
-        ids = enc.ids_of_codes(_words(log, at), vocabularies[name]["value"])
-        encoders[name] = (np.int32, bound(enc.encode_codes, found, at, ids))
-    for name, at in enc.number_columns(columns).items():
-        kind, of = columns.features[name], statistics[name]
-        encoders[name] = (np.float32, bound(enc.encode_numbers, found, at, kind, of))
-    if columns.time is not None:
-        encoders["event_time"] = (np.float64, bound(found.read, "time"))
-    return encoders
-
-
-def _batch(
-    found: Sequences, work: Path, columns: dict[str, type], part: Integers, label: Any, start: int
-) -> pa.RecordBatch:
-    given = pa.nulls(len(part), pa.int32())
-    if label is not None:
-        given = pa.array(label[part].astype(np.int32))
-    return list_batch(work, columns, found.ids(part), given, found.kept[part], start)
-
-
-def _account(log: OpenedLog, found: Sequences) -> dict[str, Any]:
-    dropped = {f"events without {log.columns.key}": log.without_id}
-    if log.columns.keep_types:
-        dropped["events of other types than keep_types"] = log.other_types
-    return {
-        "events": log.rows,
-        "sequences": len(found),
-        "copies": found.copies,
-        "dropped": dropped | found.dropped,
-    }
 
 
 def encode(
@@ -361,9 +193,9 @@ def encode(
         vocabularies = {
             name: pq.read_table(vocabulary_path(store, name)) for name in enc.code_columns(columns)
         }
-        encoders = _encoders(log, found, vocabularies, meta["statistics"])
+        encoders = encoders_of(log, found, vocabularies, meta["statistics"])
         write_columns(found, order, encoders, work)
-        batch = _batch(found, work, {n: k for n, (k, _) in encoders.items()}, order, label, 0)
+        batch = batch_of(found, work, {n: k for n, (k, _) in encoders.items()}, order, label, 0)
         # Out of the files, which are about to go.
         with pa.BufferOutputStream() as sink:
             with pa.ipc.new_stream(sink, batch.schema) as writer:
@@ -382,8 +214,3 @@ def _check_features(columns: LogColumns, meta: dict[str, Any]) -> None:
 
 def _listed(features: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in features.items())
-
-
-def vocabulary_path(store: Path, column: str) -> Path:
-    """The file of a column's vocabulary, whose name may hold a slash."""
-    return store / "vocab" / f"{quote(column, safe=' ')}.parquet"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +28,7 @@ from unrolled.data.sql import (
     value_query,
 )
 from unrolled.data.tables import require_column
+from unrolled.data.words import as_text
 from unrolled.errors import UserError
 
 
@@ -164,9 +164,7 @@ def _open(
 
     clock = look(columns, given, counts, where, example, training=training, unit=unit)
     without_id = counts["rows"] - counts[f"filled {columns.key}"]
-    log = OpenedLog(
-        engine, columns, given, clock, counts["rows"], without_id, where, labels_where
-    )
+    log = OpenedLog(engine, columns, given, clock, counts["rows"], without_id, where, labels_where)
     if columns.keep_types:
         log.other_types = engine.row(other_types_query(columns, given))[0]
         if log.other_types == counts[f"filled {columns.key}"]:
@@ -230,17 +228,3 @@ def _code(log: OpenedLog, wanted: dict[str, str]) -> None:
         log.words[name] = words.take(order)
         rows = pa.table({"value": values, "code": codes})
         log.engine.register(f"codes_{name.removeprefix('category_')}", rows)
-
-
-def as_text(values: pa.ChunkedArray) -> pa.Array:
-    """Values as the text that a vocabulary holds: 3, also where a file has 3.0; true; 2026-01-01.
-
-    The same text whatever engine has read the values, and whatever type a file holds them in.
-    """
-    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if pa.types.is_floating(array.type):
-        numbers = array.to_numpy(zero_copy_only=False).astype(np.float64)
-        whole = np.isfinite(numbers) & (numbers == np.trunc(numbers)) & (np.abs(numbers) < 2**53)
-        integers = pa.array(np.where(whole, numbers, 0).astype(np.int64)).cast(pa.large_string())
-        array = pc.if_else(pa.array(whole), integers, array.cast(pa.large_string()))
-    return cast("Any", array).cast(pa.large_string())

@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 from unrolled.data.spool import PIECE, Spool
 
 Integers: TypeAlias = npt.NDArray[np.int64]
+Small: TypeAlias = npt.NDArray[Any]
+"""int32 where the log has fewer than 2^31 events: half of the memory."""
 Booleans: TypeAlias = npt.NDArray[np.bool_]
 
 
@@ -51,7 +53,7 @@ class Sequences:
         kept: Number of events kept.
         first_row: The least row of its events in the files.
         begins: Time of its first event, seconds; the first row where there is no time.
-        ends: Time of its last event.
+        ends: Time of its last event; empty where nothing asks for it.
         targets: Whether it has a target event.
         alive: Whether the sequence is kept.
         copies: Events that are exact copies of an earlier one, whether kept or not.
@@ -60,11 +62,11 @@ class Sequences:
 
     spool: Spool
     bounds: Integers
-    keys: Integers
-    numbers: Integers | None
+    keys: Small
+    numbers: Small | None
     keep: Booleans
-    kept: Integers
-    first_row: Integers
+    kept: Small
+    first_row: Small
     begins: npt.NDArray[np.float64]
     ends: npt.NDArray[np.float64]
     targets: Booleans
@@ -94,6 +96,10 @@ class Sequences:
     def kept_in(self, piece: Piece) -> Booleans:
         """Which events of a piece are kept."""
         return self.keep[piece.start : piece.stop]
+
+    def forget_order(self) -> None:
+        """Free what only the split and the order of the sequences needed."""
+        self.first_row = self.begins = self.ends = np.empty(0)
 
     def count(self) -> None:
         """Count the events that are kept."""
@@ -126,6 +132,11 @@ class Sequences:
 
     def ids(self, sequences: Integers) -> pa.Array:
         """The ids of sequences: the log's own, or `<user>/<1, 2, ...>` of sessions."""
+        # In pieces: of many sessions the texts that are joined would take more than the result.
+        starts = range(0, max(len(sequences), 1), PIECE)
+        return pa.concat_arrays([self._ids(sequences[s : s + PIECE]) for s in starts])
+
+    def _ids(self, sequences: Integers) -> pa.Array:
         keys = self.spool.ids.take(pa.array(self.keys[sequences]))
         keys = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
         if self.numbers is not None:

@@ -2,31 +2,24 @@
 
 Spark reads, checks, joins and sorts; the ordered events come to the driver one partition after the
 other. Files must be where driver and executors can open them by the same path.
-
-The row of an event, which decides between events of the same time, is its place in the files: in
-Parquet the row that the file itself has (`_metadata.row_index`); a CSV file is read by one task from
-its beginning to its end, so Spark's increasing ids are in the order of its rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from unrolled.data.engines import VIEWS, ZONED_NANOSECONDS, view_columns
-from unrolled.data.files import LogFiles, matching_files
+from unrolled.data.files import LogFiles
 from unrolled.data.log import Table
 from unrolled.data.sql import Column
 from unrolled.data.tables import columns as table_columns
-from unrolled.data.tables import csv_header, first_line, relation, table_format
+from unrolled.data.tables import first_line, relation, table_format
 from unrolled.errors import UserError
 
 try:
@@ -35,6 +28,7 @@ try:
     from pyspark.errors import PySparkException
     from pyspark.sql import DataFrame, SparkSession
 
+    from unrolled.data.spark_files import backquoted, csv_rows, parquet_rows
     from unrolled.data.spark_session import spark_session
     from unrolled.data.spark_sql import microseconds_of_nanoseconds, to_spark
 except ImportError as error:
@@ -44,7 +38,6 @@ except ImportError as error:
     ) from error
 
 _EVENTS = 1 << 18  # Of a partition of the stream, about.
-_BROKEN = "broken row"
 
 
 @contextmanager
@@ -114,12 +107,16 @@ class Spark:
             self._types[column.at] = known[column.name]
         table = self._tables[name]
         if table_format(table.path) == "parquet":
-            rows = self._parquet(name, list(columns))
+            rows, events = parquet_rows(self._session, table, list(columns))
         else:
-            rows = self._csv(name, columns)
+            rows, events = csv_rows(self._session, table, list(columns), self._hold)
+        if name == "events":
+            least = self._session.sparkContext.defaultParallelism
+            partitions = max(least, -(-events // _EVENTS))
+            self._session.conf.set("spark.sql.shuffle.partitions", str(partitions))
         select = []
         for column in columns.values():
-            value = _quoted(column.name)
+            value = backquoted(column.name)
             if column.kind == "text":
                 value = f"CAST({value} AS STRING)"
             elif known[column.name] == ZONED_NANOSECONDS:
@@ -181,107 +178,6 @@ class Spark:
                 "data.engine=spark does not read; use data.engine=duckdb, or write it as text"
             )
 
-    def _parquet(self, name: str, names: list[str]) -> DataFrame:
-        files = matching_files(self._tables[name].path)
-        schema, counts = None, []
-        for file in files:
-            try:
-                with pq.ParquetFile(file) as opened:
-                    kinds = opened.schema_arrow
-                    counts.append(opened.metadata.num_rows)
-            except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{file}: {first_line(error)}") from error
-            missing = [n for n in names if n not in kinds.names]
-            if missing:
-                raise UserError(f"{file}: no column '{missing[0]}'; data.engine=spark reads only "
-                                "what stands in the files themselves")  # fmt: skip
-            schema = schema or kinds
-            for n in names:
-                if kinds.field(n).type != schema.field(n).type:
-                    raise UserError(
-                        f"{file}: column '{n}' is of the type {kinds.field(n).type}, and "
-                        f"{schema.field(n).type} in {files[0]}; write it in one type"
-                    )
-        reader = self._session.read
-        paths = [_path(file) for file in files]
-        rows = reader.schema(reader.parquet(paths[0]).schema).parquet(*paths)
-        wanted = [_quoted(n) for n in dict.fromkeys(names)]
-        self._partition(sum(counts))
-        if len(files) == 1:
-            return rows.selectExpr(*wanted, "_metadata.row_index AS source_row")
-        rows = rows.selectExpr(
-            *wanted, "_metadata.row_index AS number", "_metadata.file_path AS file"
-        )
-        before = {str(f.resolve()): n for f, n in zip(files, accumulate(counts, initial=0))}
-        found = rows.select("file").distinct().collect()
-        return self._numbered(rows, {r.file: before[_local(r.file)] for r in found})
-
-    def _numbered(self, rows: DataFrame, starts: dict[str, int]) -> DataFrame:
-        """Rows with `source_row`.
-
-        Args:
-            rows: With `file`, a URI, and `number`.
-            starts: By file, what has to be added to the number.
-        """
-        table = pa.table({"file": pa.array(list(starts), pa.string()),
-                          "start": pa.array(list(starts.values()), pa.int64())})  # fmt: skip
-        start = self._session.createDataFrame(table).hint("broadcast")
-        return rows.join(start, "file").selectExpr("*", "start + number AS source_row")
-
-    def _csv(self, name: str, columns: dict[str, Column]) -> DataFrame:
-        table, where = self._tables[name], self._where[name]
-        files = matching_files(table.path)
-        separator, names = csv_header(files[0], table.text)
-        broken = _BROKEN + "".join("_" for _ in names)  # A name that no column has.
-        schema = ", ".join(f"{_quoted(n)} STRING" for n in [*names, broken])
-        rows = self._session.read.csv(
-            [_path(file) for file in files],
-            schema=schema,
-            sep=separator,
-            header=table.text.names is None,
-            quote='"',
-            escape='"',
-            # A value may hold line ends, so a file can't be cut where one is.
-            multiLine=True,
-            mode="PERMISSIVE",
-            columnNameOfCorruptRecord=broken,
-        )
-        used = [f"NULLIF({_quoted(n)}, '') AS {_quoted(n)}" for n in columns]
-        rows = self._hold(
-            rows.selectExpr(
-                *used,
-                f"{_quoted(broken)} AS broken",
-                "monotonically_increasing_id() AS number",
-                "_metadata.file_path AS file",
-            )
-        )
-        found = rows.groupBy("file").agg({"number": "min", "*": "count"}).collect()
-        of = {_local(row.file): row for row in found}
-        count, starts = 0, {}
-        for file in files:
-            row = of.get(str(file.resolve()))
-            if row is not None:  # An empty file has no rows.
-                starts[row.file] = count - row["min(number)"]
-                count += row["count(1)"]
-        self._partition(count)
-        rows = self._numbered(rows, starts)
-        bad, first, text = (
-            rows.where("broken IS NOT NULL")
-            .selectExpr("count(*)", "min(source_row)", "min_by(broken, source_row)")
-            .collect()[0]
-        )
-        if bad:
-            raise UserError(
-                f"{where}: {bad:,} rows have more or fewer values than the {len(names)} columns, "
-                f"for example row {first + 1:,}: {text[:200]}"
-            )
-        return rows
-
-    def _partition(self, events: int) -> None:
-        least = self._session.sparkContext.defaultParallelism
-        wanted = max(least, -(-events // _EVENTS))
-        self._session.conf.set("spark.sql.shuffle.partitions", str(wanted))
-
 
 def _messages() -> Any:
     # A function inside a function travels to the executors as it is: they need no unrolled.
@@ -296,20 +192,6 @@ def _messages() -> Any:
             yield pa.RecordBatch.from_arrays([message], ["message"])
 
     return write
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
-
-
-def _path(file: Path) -> str:
-    """A file of this machine, or one that is mounted on all, whatever signs its name has."""
-    name = "".join("\\" + sign if sign in "\\{}[]*?" else sign for sign in str(file.resolve()))
-    return f"file://{name}"
-
-
-def _local(uri: str) -> str:
-    return "/" + unquote(uri.removeprefix("file:")).lstrip("/")
 
 
 def _reason(error: Exception) -> str:

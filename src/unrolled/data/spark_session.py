@@ -27,7 +27,7 @@ from pyspark.sql import SparkSession
 from unrolled.errors import UserError
 
 _MEBIBYTES = {"": 2**-20, "KB": 1e3 / 2**20, "MB": 1e6 / 2**20, "GB": 1e9 / 2**20,
-              "TB": 1e12 / 2**20, "KIB": 2**-10, "MIB": 1.0, "GIB": 2**10, "TIB": 2**20}  # fmt: skip
+              "TB": 1e12 / 2**20, "KIB": 2**-10, "MIB": 1, "GIB": 2**10, "TIB": 2**20}  # fmt: skip
 _JAVA = 17
 _LEAST_MEBIBYTES = 512  # Spark does not start with less than 450.
 
@@ -107,8 +107,7 @@ def _start(folder: Path, memory_limit: str) -> SparkContext:
             return SparkContext(gateway=gateway, conf=conf)
         except (PySparkRuntimeError, OSError) as error:
             raise UserError(
-                f"data.engine=spark: Spark does not start with {java}: "
-                f"{_reason(messages) or error}"
+                f"data.engine=spark: Spark does not start with {java}: {_reason(messages) or error}"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""The statements of `sql` as Spark understands them: sqlglot translates, this adds what it can't know.
+"""The statements of `sql` in Spark's dialect: sqlglot translates, this adds what it can't know.
 
 Both engines have the same words for casts, but do not read and write the same text by them. Where
 they differ, DuckDB's meaning is the one that counts:
@@ -41,7 +41,7 @@ def to_spark(query: str, types: Mapping[str, str]) -> str:
         translated = _translated(node, types)
         if translated is not node:
             node.replace(translated)
-    return statement.sql("spark")
+    return str(statement.sql("spark"))
 
 
 def _translated(node: exp.Expression, types: Mapping[str, str]) -> exp.Expression:
@@ -83,7 +83,7 @@ def _try_cast(node: exp.TryCast, types: Mapping[str, str]) -> exp.Expression:
         return node
     if _is_timestamp(kind):
         return _spark("CAST(NULL AS DOUBLE)", value)
-    if kind in ("BOOLEAN", "FLOAT", "DOUBLE") or "INT" in kind and kind not in _WIDE:
+    if kind in ("BOOLEAN", "FLOAT", "DOUBLE") or ("INT" in kind and kind not in _WIDE):
         return node
     return _spark(
         f"CASE WHEN {{x}} RLIKE '{_NUMBER}' "

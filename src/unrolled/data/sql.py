@@ -93,8 +93,8 @@ def number(column: Column) -> str:
 def microseconds(column: Column) -> str:
     """A column of timestamps, or of text that holds them, as microseconds since 1970 UTC.
 
-    A text is a time when it is ISO 8601; also with a blank for the T, slashes for the dashes, ` UTC`
-    for the Z, and without leading zeros.
+    A text is a time when it is ISO 8601; also with a blank for the T, slashes for the dashes,
+    ` UTC` for the Z, and without leading zeros.
     """
     if column.kind == "text":
         is_time = f"regexp_matches({column.at}, {literal(_ISO_8601)})"

@@ -15,13 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from unrolled.data.sequences import Booleans, Integers, Piece, Sequences
+from unrolled.data.sequences import Booleans, Integers, Piece, Sequences, Small
 from unrolled.data.tables import first_line
 from unrolled.errors import UserError
 
 Encode = Callable[[Piece], npt.NDArray[Any]]
 
-_BYTES_IN_MEMORY = 256 << 20
+_BYTES_IN_MEMORY = 128 << 20
 """Of the columns that are put in order at once; a larger store takes several passes."""
 
 _LOCK = "in-use.lock"
@@ -47,7 +47,10 @@ def write_columns(
     kept = found.kept[order]
     total = int(kept.sum())
     begins = np.full(len(found), -1, np.int64)
-    begins[order] = np.cumsum(kept) - kept
+    before = np.cumsum(kept)
+    before -= kept
+    begins[order] = before
+    del before
     width = sum(np.dtype(dtype).itemsize for dtype, _ in encoders.values())
     room = max(_BYTES_IN_MEMORY // max(width, 1), 1)
     files = [(folder / str(index)).open("wb") for index in range(len(encoders))]
@@ -88,7 +91,7 @@ def list_batch(
     columns: Mapping[str, type],
     ids: pa.Array,
     labels: pa.Array,
-    lengths: Integers,
+    lengths: Small,
     start: int,
 ) -> pa.RecordBatch:
     """Sequences as one record batch over the memory-mapped files that `write_columns` wrote.
@@ -160,6 +163,11 @@ def appears_complete(path: Path) -> Iterator[Path]:
                 raise UserError(f"{path}: {first_line(error)}") from error
     except OSError as error:
         raise UserError(f"{path}: can't write the event store: {error.strerror}") from error
+    except MemoryError as error:
+        raise UserError(
+            f"{path}: not enough memory for the sequences of this log ({error}); a preparation "
+            "needs a byte an event and about 60 a sequence beside data.memory_limit"
+        ) from error
     finally:
         lock.release()
         shutil.rmtree(partial, ignore_errors=True)
