@@ -64,7 +64,7 @@ class Spool:
                     if name not in files:
                         files[name] = (self.folder / name).open("wb", buffering=0)
                         self.dtypes[name] = array.dtype
-                    files[name].write(array.tobytes())
+                    files[name].write(np.ascontiguousarray(array).data)
                 self.events += len(batch)
                 last = {n: batch[n].slice(len(batch) - 1) for n in batch.schema.names}
                 advance(len(batch))
