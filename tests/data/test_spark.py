@@ -384,10 +384,6 @@ def test_files_that_spark_can_t_read_are_named(spark: None, tmp_path: Path) -> N
         f.write_table(table)
     refused("x.arrow are not; use data.engine=duckdb", path=tmp_path / "x.arrow")
 
-    (tmp_path / "broken.csv").write_text("s,t,i\n1,1,a\n2,2\n3,3,c\n4,4,d,e\n")
-    message = refused("2 rows have more or fewer values", path=tmp_path / "broken.csv")
-    assert message.endswith("than the 3 columns, for example row 2: 2,2")
-
     nested = table.set_column(2, "i", pa.array([["a"], ["b"]]))
     pq.write_table(nested, tmp_path / "nested.parquet")
     refused("column 'i' is of the type VARCHAR\\[\\]", path=tmp_path / "nested.parquet")
@@ -407,6 +403,44 @@ def test_files_that_spark_can_t_read_are_named(spark: None, tmp_path: Path) -> N
     data[4:40] = bytes(36)
     (tmp_path / "flipped.parquet").write_bytes(data)
     refused("flipped.parquet: Spark: ", path=tmp_path / "flipped.parquet")
+
+
+@needs_spark
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"1,1,a\n2,2\n3,3,c\n4,4,d,e\n",
+         "2 rows have more or fewer values than the 3 columns, for example row 2: 2,2"),
+        (b"1,1,a\n2,2,\xff\xfe\n", "1 rows have bytes that are not UTF-8, for example row 2: 2 2"),
+        (b'1,1,"ab\n2,2,b\n3,3,c\n', "a quote is not closed before the end of the file"),
+        (b'1,1,"ab"c\n2,2,b\n', "Unescaped quote character"),
+        (b'1,1, "a"\n2,2,b\n', "1 rows have a blank before a quote"),
+    ],
+)  # fmt: skip
+def test_a_csv_that_the_engines_would_read_differently_is_refused(
+    spark: None, tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "log.csv").write_bytes(b"s,t,i\n" + content)
+    log = EventLog(path=tmp_path / "log.csv", sequence="s", time="t", item="i")
+    with pytest.raises(UserError, match=f"log.csv: .*{said}") as caught:
+        prepare(log, tmp_path / "stores", engine="spark")
+    assert "org.apache" not in str(caught.value)
+
+
+@needs_spark
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'1,1,"ab" \n2,2,a "b"\n3,3,c  "d"\n',
+        b'1,1,a"b\n2,2,b"\n3,3,"c\nd"\n',
+        b'1,1,"c\nd"\n2,2,"""q"""\n3,3,\t"x"',
+    ],
+)
+def test_a_csv_with_odd_quotes_is_read_equally(spark: None, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "log.csv").write_bytes(b"\xef\xbb\xbfs,t,i\n\n" + content)
+    log = EventLog(path=tmp_path / "log.csv", sequence="s", time="t", item="i", min_length=1,
+                   val_fraction=0.34, test_fraction=0.34)  # fmt: skip
+    assert _both(log, tmp_path)["read"]["events"] == 3
 
 
 @needs_spark
@@ -493,6 +527,7 @@ def test_the_command_line_prepares_with_spark_and_says_no_more_than_with_duckdb(
 
 @needs_spark
 @pytest.mark.process
+@pytest.mark.timeout(900)
 def test_the_stores_of_globo_s_clicks_are_equal() -> None:
     if "UNROLLED_DATA" not in os.environ:
         pytest.skip("needs UNROLLED_DATA, the folder of the data sets")

@@ -6,8 +6,9 @@ other. Files must be where driver and executors can open them by the same path.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from unrolled.data.tables import first_line, relation, table_format
 from unrolled.errors import UserError
 
 try:
-    from py4j.protocol import Py4JError, Py4JJavaError
+    from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
     from pyspark import StorageLevel
     from pyspark.errors import PySparkException
     from pyspark.sql import DataFrame, SparkSession
@@ -38,6 +39,7 @@ except ImportError as error:
     ) from error
 
 _EVENTS = 1 << 18  # Of a partition of the stream, about.
+_SHOWN = 300  # Characters of an error of Spark.
 
 
 @contextmanager
@@ -53,6 +55,11 @@ def start_spark(folder: Path, memory_limit: str, where: str) -> Iterator[Spark]:
                 yield engine
             finally:
                 engine.release()
+    except (Py4JNetworkError, ConnectionError) as error:
+        raise UserError(
+            f"{where}: Spark has died, for lack of memory or killed from outside; "
+            f"data.memory_limit={memory_limit}, the memory of its driver, can be raised"
+        ) from error
     except (PySparkException, Py4JError) as error:
         raise UserError(f"{where}: Spark: {_reason(error)}") from error
     except duckdb.Error as error:
@@ -159,8 +166,10 @@ class Spark:
 
     def release(self) -> None:
         """Give back what executors hold."""
-        for frame in self._held:
-            frame.unpersist()
+        # It may have died before: that is the error to tell of.
+        with suppress(Py4JError, ConnectionError):
+            for frame in self._held:
+                frame.unpersist()
 
     def _sql(self, query: str) -> DataFrame:
         return self._session.sql(to_spark(query, self._types))
@@ -196,10 +205,12 @@ def _messages() -> Any:
 
 def _reason(error: Exception) -> str:
     """What is wrong, without Java's stack."""
+    text = str(error)
     if isinstance(error, Py4JJavaError):
         cause = error.java_exception
         while cause.getCause() is not None:
             cause = cause.getCause()
-        return str(cause.toString()).partition("\n")[0]
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+        # Without the name of its class.
+        text = re.sub(r"^[\w.$]+: ", "", str(cause.toString()))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:_SHOWN] if lines else type(error).__name__

@@ -8,6 +8,7 @@ may hold line ends; so the increasing ids that Spark gives are in the order of t
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +17,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.functions import expr
 
 from unrolled.data.files import LogFiles, matching_files
 from unrolled.data.tables import csv_header, first_line
@@ -89,7 +91,7 @@ def csv_rows(
         hold: Keeps rows that are read, so that they are read once.
 
     Raises:
-        UserError: When a row has more or fewer values than there are columns.
+        UserError: For what DuckDB would refuse or read as something else.
     """
     files = matching_files(table.path)
     separator, header = csv_header(files[0], table.text)
@@ -102,32 +104,74 @@ def csv_rows(
         header=table.text.names is None,
         quote='"',
         escape='"',
+        unescapedQuoteHandling="RAISE_ERROR",
         multiLine=True,
         mode="PERMISSIVE",
         columnNameOfCorruptRecord=broken,
     )
     values = [f"NULLIF({backquoted(name)}, '') AS {backquoted(name)}" for name in names]
-    numbers = ["monotonically_increasing_id() AS number", "_metadata.file_path AS file"]
-    rows = hold(read.selectExpr(*values, broken, *numbers))
-    found = rows.groupBy("file").agg({"number": "min", "*": "count"}).collect()
+    more = [
+        f"{backquoted(header[-1])} AS {broken}_last",
+        "monotonically_increasing_id() AS number",
+        "_metadata.file_path AS file",
+    ]
+    rows = hold(read.selectExpr(*values, broken, *more))
+    found = rows.groupBy("file").agg(
+        expr("min(number) AS first"), expr("count(*) AS rows"),
+        expr(f"max_by({broken}_last, number) AS last"),
+    ).collect()  # fmt: skip
     by_file = {_local(row.file): row for row in found}
     count, starts = 0, {}
     for file in files:
         row = by_file.get(str(file.resolve()))
         if row is not None:  # A file may have no rows.
-            starts[row.file] = count - row["min(number)"]
-            count += row["count(1)"]
+            _require_closed(file, row.last)
+            starts[row.file] = count - row.first
+            count += row.rows
     rows = _numbered(session, rows, starts)
-    worst = rows.where(f"{broken} IS NOT NULL").selectExpr(
-        "count(*)", "min(source_row)", f"min_by({broken}, source_row)"
-    )
-    bad, first, text = worst.collect()[0]
-    if bad:
-        raise UserError(
-            f"{table}: {bad:,} rows have more or fewer values than the {len(header)} columns, for "
-            f"example row {first + 1:,}: {text[:_SHOWN]}"
-        )
+    _refuse(table, rows, header, names, broken)
     return rows, count
+
+
+def _refuse(
+    table: LogFiles, rows: DataFrame, header: list[str], names: list[str], broken: str
+) -> None:
+    """Refuse rows that DuckDB would refuse, or read as something else."""
+    of = ", ".join(map(backquoted, names))
+    checks = {
+        f"more or fewer values than the {len(header)} columns": (f"{broken} IS NOT NULL", broken),
+        "bytes that are not UTF-8": (f"contains(concat_ws(' ', {of}), '\ufffd')", None),
+        "a blank before a quote, which data.engine=duckdb takes for a quoted value": (
+            f"concat_ws('\\u0001', {of}) RLIKE '(^|\\u0001) +\"'", None
+        ),
+    }  # fmt: skip
+    asked = []
+    for condition, shown in checks.values():
+        text = shown or f"concat_ws(' ', {of})"
+        for value in ("count(*)", "min(source_row)", f"min_by({text}, source_row)"):
+            asked.append(f"{value} FILTER (WHERE {condition})")
+    values = list(rows.selectExpr(*asked).collect()[0])
+    problems = [
+        f"{table}: {count:,} rows have {said}, for example row {first + 1:,}: {text[:_SHOWN]}"
+        for said, count, first, text in zip(
+            checks, values[::3], values[1::3], values[2::3], strict=True
+        )
+        if count
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
+def _require_closed(file: Path, last: str | None) -> None:
+    """Refuse a file whose last value, as Spark reads it, is the rest of the file."""
+    if last is None or "\n" not in last:
+        return
+    with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
+        end = b""
+        while piece := stream.read(1 << 20):
+            end = (end + piece)[-3:]
+    if not end.rstrip(b"\r\n").endswith(b'"'):
+        raise UserError(f"{file}: a quote is not closed before the end of the file")
 
 
 def _numbered(session: SparkSession, rows: DataFrame, starts: dict[str, int]) -> DataFrame:

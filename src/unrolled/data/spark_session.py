@@ -16,9 +16,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
@@ -95,11 +96,10 @@ def _start(folder: Path, memory_limit: str) -> SparkContext:
         "spark.driver.maxResultSize": "0",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.pyspark.driver.python": sys.executable,
     }
     for key, value in settings.items():
         conf.set(key, value)
-    # On this machine; on a cluster SPARK_CONF_DIR or PYSPARK_PYTHON say which.
+    # On this machine the Python that runs here; on a cluster PYSPARK_PYTHON says which.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     with messages.open("wb") as stream:
         try:
@@ -148,8 +148,10 @@ def _mebibytes(memory_limit: str) -> int:
 def _end(context: SparkContext) -> None:
     """Stop Spark and its Java machine, whose memory a training that follows may need."""
     gateway = SparkContext._gateway
-    context.stop()
-    gateway.shutdown()
+    # It may have died before: that is the error to tell of.
+    with suppress(Py4JError, ConnectionError):
+        context.stop()
+        gateway.shutdown()
     if gateway.proc is not None:
         gateway.proc.stdin.close()
         gateway.proc.wait()
