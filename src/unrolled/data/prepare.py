@@ -94,7 +94,8 @@ def prepare(
         root: Where stores are.
         memory_limit: Of the engine, for example `4GB`; what does not fit goes to a folder beside
             the store. None takes half of the memory of the machine, or of the limits set on it.
-        threads: Of the engine; None takes all cores. The store is the same with any number.
+        threads: Of DuckDB; None takes all cores. The store is the same with any number. Spark has
+            those of its master.
         engine: What reads the log. The store is the same, checksum by checksum.
         tell: Give the account of a store that is there already, too.
 

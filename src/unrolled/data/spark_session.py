@@ -7,6 +7,7 @@ unless SPARK_CONF_DIR or PYSPARK_SUBMIT_ARGS name a cluster.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -59,9 +60,7 @@ def spark_session(folder: Path, memory_limit: str) -> Iterator[SparkSession]:
     Raises:
         UserError: When there is no Java, or Spark does not start.
     """
-    with warnings.catch_warnings():
-        # pyspark warns of pandas 3, which it loads for mapInArrow and does not use there.
-        warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas")
+    with _quiet():
         active = SparkSession.getActiveSession()
         if active is not None:
             yield _with_settings(active.newSession())
@@ -69,12 +68,33 @@ def spark_session(folder: Path, memory_limit: str) -> Iterator[SparkSession]:
         interrupt = signal.getsignal(signal.SIGINT)
         context = _start(folder, memory_limit)
         try:
+            if threading.current_thread() is threading.main_thread():
+                # A context takes over the signal, and asks Java from within its own question.
+                signal.signal(signal.SIGINT, interrupt)
             yield _with_settings(SparkSession(context))
         finally:
             _end(context)
-            if threading.current_thread() is threading.main_thread():
-                # A context takes over the signal, and keeps it.
-                signal.signal(signal.SIGINT, interrupt)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what pyspark and py4j write beside their exceptions off the terminal."""
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return "py4j" not in Path(record.pathname).parts
+
+    # py4j tells the root logger of every connection that breaks, an interrupted one too.
+    logging.getLogger().addFilter(of_others)
+    py4j = logging.getLogger("py4j")
+    propagate, py4j.propagate = py4j.propagate, False
+    try:
+        with warnings.catch_warnings():
+            # pyspark warns of pandas 3, which it loads for mapInArrow and does not use there.
+            warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas")
+            yield
+    finally:
+        logging.getLogger().removeFilter(of_others)
+        py4j.propagate = propagate
 
 
 def _with_settings(session: SparkSession) -> SparkSession:
