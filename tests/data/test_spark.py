@@ -8,8 +8,10 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -523,6 +525,32 @@ def test_the_command_line_prepares_with_spark_and_says_no_more_than_with_duckdb(
     assert {p.name for p in tmp_path.iterdir()} == {"log.parquet", "duckdb", "spark"}
     stores = [next((tmp_path / engine).glob("store-*")) for engine in said]
     assert (stores[0] / "store.json").read_bytes() == (stores[1] / "store.json").read_bytes()
+
+
+@needs_spark
+@pytest.mark.process
+def test_an_interrupted_preparation_leaves_nothing_and_says_nothing(tmp_path: Path) -> None:
+    pq.write_table(pa.table(_events(300)), tmp_path / "log.parquet")
+    program = (
+        "import pathlib; from unrolled.data.log import EventLog; "
+        "from unrolled.data.prepare import prepare; here = pathlib.Path.cwd(); "
+        "log = EventLog(path=here / 'log.parquet', sequence='user', time='t', item='item')\n"
+        "try: prepare(log, here / 'stores', engine='spark', memory_limit='1GB')\n"
+        "except KeyboardInterrupt: print('interrupted')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell's background jobs ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    # Spark has started, and has its first question to answer.
+    while process.poll() is None and not list(tmp_path.glob("stores/**/blockmgr-*")):
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == ("interrupted\n", "")
+    assert not (tmp_path / "stores").exists()
 
 
 @needs_spark

@@ -56,6 +56,8 @@ def start_spark(folder: Path, memory_limit: str, where: str) -> Iterator[Spark]:
             finally:
                 engine.release()
     except (Py4JNetworkError, ConnectionError) as error:
+        if _interrupted(error):
+            raise KeyboardInterrupt from error
         raise UserError(
             f"{where}: Spark has died, for lack of memory or killed from outside; "
             f"data.memory_limit={memory_limit}, the memory of its driver, can be raised"
@@ -201,6 +203,14 @@ def _messages() -> Any:
             yield pa.RecordBatch.from_arrays([message], ["message"])
 
     return write
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C came first, and py4j stumbled over what it had left."""
+    before: BaseException | None = error
+    while before is not None and not isinstance(before, KeyboardInterrupt):
+        before = before.__context__
+    return before is not None
 
 
 def _reason(error: Exception) -> str:
