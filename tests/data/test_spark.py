@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import math
 import os
 import random
 import shutil
@@ -79,11 +80,12 @@ def _events(count: int = 2000, seed: int = 0) -> dict[str, list[Any]]:
             rng.choice([0.0, -0.0, 0.1, 3.0, 1e7, 123456.75, None]),
             rng.choice([True, False, None]),
             rng.choice([1, 20, 3, None]),
+            rng.choice([math.nan, 0.0, -0.0, 1.5, 1e300, -math.inf, None]),
         )
         for _ in range(count)
     ]
     rows += rng.choices(rows, k=count // 10)
-    names = ("user", "t", "item", "type", "price", "flag", "shelf")
+    names = ("user", "t", "item", "type", "price", "flag", "shelf", "score")
     return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
@@ -120,7 +122,7 @@ def test_sessions_of_users_are_equal_from_several_parquet_files(
         session_gap=45,
         time="t",
         item="item",
-        categorical=["flag", "shelf", "type"],
+        categorical=["flag", "shelf", "type", "score"],
         numeric={"price": "quantile"},
         gap=True,
         hour_of_week=True,
