@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, cast
 
 from unrolled.data.log import LogColumns
-from unrolled.data.sql import EXACT, Clock, Column, Given, microseconds, number
+from unrolled.data.sql import EXACT, INTEGER, Clock, Column, Given, microseconds, number
 from unrolled.errors import UserError
 
 Unit: TypeAlias = Literal["s", "ms", "us", "ns"]
@@ -72,8 +72,9 @@ def _time_checks(column: Column) -> dict[str, str]:
 def _order_checks(column: Column) -> dict[str, str]:
     asked = _empty(column)
     if column.kind == "text":
-        # 1.5 as an integer is 2: a number with a fraction is none.
-        integer = f"TRY_CAST({column.at} AS BIGINT) IS NOT NULL AND {column.at} NOT LIKE '%.%'"
+        # DuckDB would take 1.5 for 2.
+        integer = f"regexp_matches({column.at}, '{INTEGER}')"
+        integer += f" AND TRY_CAST({column.at} AS BIGINT) IS NOT NULL"
         asked["order integers"] = f"count(*) FILTER (WHERE {integer})"
         asked["order numbers"] = f"count({number(column)})"
         asked["order timestamps"] = f"count({microseconds(column)})"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unrolled.data.batching import Loader, PackedLoader, Source
 from unrolled.data.buckets import BucketedLoader
+from unrolled.data.engines import EngineName
 from unrolled.data.log import EventLog
 from unrolled.data.module import SequenceData, Split
 from unrolled.data.placement import Placement, place
@@ -61,6 +62,8 @@ class EventData(SequenceData):
         seed: Of that order.
         memory_limit: Of the preparation's engine, for example 4GB; None takes half of the memory.
         threads: Of the preparation's engine; None takes all cores.
+        engine: What prepares the log: `duckdb` on one machine, `spark` beyond it. The store is the
+            same.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class EventData(SequenceData):
         placement: Placement = "auto",
         memory_limit: str | None = None,
         threads: PositiveInt | None = None,
+        engine: EngineName = "duckdb",
     ) -> None:
         super().__init__(batch_size, eval_batch_size, shuffle, seed)
         self.batching: Batching = batching
@@ -89,6 +93,7 @@ class EventData(SequenceData):
         self.target: Target = target
         self.memory_limit = memory_limit
         self.threads = threads
+        self.engine: EngineName = engine
         self._store: Path | None = None
         self._schema_dir: Path | None = None
 
@@ -104,6 +109,7 @@ class EventData(SequenceData):
                 self.store_dir,
                 memory_limit=self.memory_limit,
                 threads=self.threads,
+                engine=self.engine,
             )
 
     @property

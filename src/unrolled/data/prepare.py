@@ -27,6 +27,7 @@ from unrolled.data import encode_log as enc
 from unrolled.data.account import Progress, report
 from unrolled.data.check_store import FORMAT_VERSION, check_store, check_version, read_meta
 from unrolled.data.cut_log import cut_sequences
+from unrolled.data.engines import EngineName
 from unrolled.data.files import Digests
 from unrolled.data.label_log import check_label_rows, labels
 from unrolled.data.log import EventLog, LogColumns, Table
@@ -115,6 +116,7 @@ def prepare(
     *,
     memory_limit: str | None = None,
     threads: int | None = None,
+    engine: EngineName = "duckdb",
     tell: bool = False,
 ) -> Path:
     """The store of `source` below the folder `root`; made when it is not there yet.
@@ -124,7 +126,9 @@ def prepare(
         root: Where stores are.
         memory_limit: Of the engine, for example `4GB`; what does not fit goes to a folder beside
             the store. None takes half of the memory of the machine, or of the limits set on it.
-        threads: Of the engine; None takes all cores. The store is the same with any number.
+        threads: Of DuckDB; None takes all cores. The store is the same with any number. Spark has
+            those of its master.
+        engine: What reads the log. The store is the same, checksum by checksum.
         tell: Give the account of a store that is there already, too.
 
     Raises:
@@ -155,6 +159,7 @@ def prepare(
             threads=threads or available_cores(),
             labelled=columns.labelled,
             split=True,
+            engine=engine,
         ) as log:
             progress.stage("ordering", log.rows - log.without_id - log.other_types)
             spool = _spool(log, work, progress)

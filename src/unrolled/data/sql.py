@@ -20,6 +20,15 @@ Kind: TypeAlias = Literal["text", "integer", "float", "boolean", "timestamp"]
 LARGEST = "1.7976931348623157e308"
 EXACT = "9007199254740992"  # 2^53: from here on a float64 is not every integer.
 
+# Engines also take what they do not agree on: `epoch`, 24:00, years of five digits, EST; and by the
+# name of a zone, in the hour that autumn has twice, one takes the first and one the second.
+_ISO_8601 = (
+    r"^[0-9]{4}(-[0-9]{1,2}-|/[0-9]{1,2}/)[0-9]{1,2}"
+    r"([ T]([01]?[0-9]|2[0-3]):[0-9]{1,2}(:[0-9]{1,2}([.][0-9]*)?)?"
+    r"(Z|[-+](0[0-9]|1[0-4])(:?[0-5][0-9])?| UTC)?)?\z"
+)
+INTEGER = r"^[-+]?[0-9]+\z"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -82,9 +91,14 @@ def number(column: Column) -> str:
 
 
 def microseconds(column: Column) -> str:
-    """A column of timestamps, or of text that holds them, as microseconds since 1970 UTC."""
+    """A column of timestamps, or of text that holds them, as microseconds since 1970 UTC.
+
+    A text is a time when it is ISO 8601; also with a blank for the T, slashes for the dashes,
+    ` UTC` for the Z, and without leading zeros.
+    """
     if column.kind == "text":
-        return f"epoch_us(TRY_CAST({column.at} AS TIMESTAMPTZ))"
+        is_time = f"regexp_matches({column.at}, {literal(_ISO_8601)})"
+        return f"CASE WHEN {is_time} THEN epoch_us(TRY_CAST({column.at} AS TIMESTAMPTZ)) END"
     return f"epoch_us({column.at})"
 
 

@@ -65,9 +65,9 @@ def scan(path: Path, text: TextFormat = TextFormat()) -> str:  # noqa: B008
         return f"read_parquet([{listed}])"
     if kind == "arrow":
         raise UserError(f"{path}: an Arrow file is read as an event log only; use Parquet or CSV")
-    separator, names = _header(files[0], text)
+    separator, names = csv_header(files[0], text)
     for file in files[1:]:
-        if _header(file, text)[1] != names:
+        if csv_header(file, text)[1] != names:
             raise UserError(f"{file}: has other columns than {files[0]}")
     types = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
     # Nothing is guessed: a guess makes one column of all where a single row is broken.
@@ -150,8 +150,12 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _header(path: Path, text: TextFormat) -> tuple[str, list[str]]:
-    """Separator and names of the columns of a CSV file."""
+def csv_header(path: Path, text: TextFormat) -> tuple[str, list[str]]:
+    """Separator and names of the columns of a CSV file.
+
+    Raises:
+        UserError: When its first line can't be read.
+    """
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
             line = stream.readline().decode("utf-8-sig")

@@ -39,6 +39,7 @@ def prepare_data(config: dict[str, Any], *, tell: bool = False) -> Path | None:
     from unrolled.data.prepare import prepare
 
     options = {key: config["data"].get(key) for key in ("memory_limit", "threads")}
+    options["engine"] = config["data"].get("engine", "duckdb")
     return prepare(log, Path(store_dir), tell=tell, **options)
 
 
