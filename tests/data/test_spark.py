@@ -561,6 +561,8 @@ def test_an_interrupted_preparation_leaves_nothing_and_says_nothing(tmp_path: Pa
 def test_the_stores_of_globo_s_clicks_are_equal() -> None:
     if "UNROLLED_DATA" not in os.environ:
         pytest.skip("needs UNROLLED_DATA, the folder of the data sets")
+    if "UNROLLED_LARGE_TESTS" not in os.environ:
+        pytest.skip("takes a minute; set UNROLLED_LARGE_TESTS to run it")
     benchmark = Path(__file__).parents[2] / "benchmarks" / "engines.py"
     done = subprocess.run([sys.executable, benchmark], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
