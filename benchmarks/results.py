@@ -69,6 +69,18 @@ TASKS = [
         "as many parameters and updates as the Transformer",
     ),
     Row("purchase_intent", "task=purchase_intent", ("test/auroc", "test/average_precision")),
+    Row("shop_intent", "experiment=shop_intent", ("test/auroc", "test/average_precision")),
+    Row(
+        "shop_next_item",
+        "experiment=shop_next_item task.references=false",
+        ("test/recall@20", "test/mrr@20"),
+    ),
+    Row(
+        "next_event",
+        "task=next_event",
+        ("test/log_likelihood", "test/time_log_likelihood", "test/type_log_likelihood"),
+        "nats an event",
+    ),
 ]
 TUTORIALS = [
     Row(
