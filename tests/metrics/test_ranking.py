@@ -195,3 +195,11 @@ def test_a_collection_keeps_metrics_apart_that_begin_alike() -> None:
     together.update(ranks=torch.tensor([10, 2]), unseen=none + 1)
     values = {name: float(value) for name, value in together.compute().items()}
     assert values == pytest.approx({"recall": 0.5, "mrr": 0.15, "mrr@5": 0.125, "missed": 0.4})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_ranks_are_exact_in_half_precision(dtype: torch.dtype) -> None:
+    scores = torch.zeros(1, 50_100, dtype=dtype)
+    scores[0, 7] = 1
+    scores[0, 8:316] = 2
+    assert rank(scores, torch.tensor([7])).tolist() == [309]

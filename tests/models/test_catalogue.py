@@ -218,3 +218,18 @@ def test_dropout_is_of_the_vector_and_only_in_training() -> None:
 def test_negatives_heads_are_abstract() -> None:
     with pytest.raises(TypeError, match="abstract"):
         NegativesHead(SIZE, IDS, None, None, 1, 0.0, False, None, False, 0.0)  # type: ignore[abstract]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_losses_and_scores_are_the_same_under_mixed_precision(name: str) -> None:
+    head = make(name).float()
+    x = vectors().float().requires_grad_()
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss, scores = head.loss(x, TARGETS), head.all_scores()(x.detach())
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        found.append((loss, gradient, scores))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)

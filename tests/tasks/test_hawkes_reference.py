@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unrolled.models.point_process import long_gap
 from unrolled.tasks import hawkes_reference
 from unrolled.tasks.hawkes_reference import HawkesFit, fit_hawkes, steps_of
+
+
+def _gaps_of(gaps: torch.Tensor) -> tuple[float, float]:
+    waited = gaps[gaps.isfinite()]
+    return float(waited[waited > 0].min()), long_gap(waited)
 
 
 def test_a_fitted_hawkes_process_foretells_what_its_own_intensity_says() -> None:
@@ -14,7 +20,7 @@ def test_a_fitted_hawkes_process_foretells_what_its_own_intensity_says() -> None
     ids = torch.randint(2, 4, (60,), generator=random)
     gaps = torch.rand(60, generator=random, dtype=torch.float64) * 5
     gaps[[0, 25]] = torch.inf
-    fit = fit_hawkes(ids, gaps, 35, 4)
+    fit = fit_hawkes(ids, gaps, 35, 4, *_gaps_of(gaps))
     steps = steps_of(ids, gaps, 35, fit.decays, 4)
     forecast = fit.forecast(steps)
     times = torch.linspace(0, fit.max_gap, 40_001, dtype=torch.float64)
@@ -46,7 +52,7 @@ def test_more_iterations_do_not_make_a_fit_less_likely(monkeypatch: pytest.Monke
     likelihoods = []
     for iterations in (1, 5, 25, 125):
         monkeypatch.setattr(hawkes_reference, "ITERATIONS", iterations)
-        fit = fit_hawkes(ids, gaps, 100, 5)
+        fit = fit_hawkes(ids, gaps, 100, 5, *_gaps_of(gaps))
         # Without what each type is given beyond its events.
         counted = fit.background - torch.where(
             fit.background > 0, 1 / gaps[gaps.isfinite()].sum(), 0

@@ -27,7 +27,7 @@ from unrolled.models.recurrent import GRU
 from unrolled.models.sequence import SequenceModel
 from unrolled.run.predictions import predict_source
 from unrolled.synthetic.hawkes import HawkesLog
-from unrolled.tasks import hawkes_reference
+from unrolled.tasks import next_event
 from unrolled.tasks.judge import judge_predictions
 from unrolled.tasks.next_event import NextEvent
 
@@ -131,11 +131,12 @@ def test_the_reference_finds_the_law_of_a_hawkes_process(tmp_path: Path) -> None
     assert found["test/type_accuracy"] >= trivial["test/type_accuracy"]
 
 
-def test_there_is_no_reference_for_many_types(
-    data: EventData, monkeypatch: pytest.MonkeyPatch
+def test_there_is_no_reference_for_many_types_and_a_line_says_so(
+    data: EventData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hawkes_reference, "LARGEST_NUM_TYPES", 3)
+    monkeypatch.setattr(next_event, "LARGEST_NUM_TYPES", 3)
     assert _task(data).references(data) == {}
+    assert "no Hawkes process beside the result" in caplog.text
 
 
 @torch.no_grad()

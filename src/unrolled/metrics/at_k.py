@@ -161,9 +161,9 @@ class PopularityAtK(_Recommended):
 
     def __init__(self, counts: Tensor) -> None:
         super().__init__(len(counts))
-        share = counts.double() / counts.sum()
-        self.register_buffer("share", share, persistent=False)
+        self.register_buffer("share", counts.double() / counts.sum(), persistent=False)
 
     def compute(self) -> Tensor:
         """0 to 1; NaN where nothing was recommended."""
-        return (self.times * self.share).sum() / self.times.sum()
+        # Where the catalogue has fewer than k items, ids that are none fill the list.
+        return (self.times * self.share).sum() / self.times[self.share > 0].sum()

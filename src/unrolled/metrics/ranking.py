@@ -55,7 +55,7 @@ def rank_in_chunks(
         k: How many of the best items to name.
         ties: The rule for equal scores.
     """
-    size = max(1, CHUNK_BYTES // (queries.element_size() * num_items))
+    size = chunk_size(queries, num_items)
     ranks = [torch.empty(0, dtype=torch.int64, device=queries.device)]
     top = [ranks[0].new_empty(0, min(k, num_items))]
     for some, target in zip(torch.split(queries, size), torch.split(targets, size), strict=True):
@@ -65,6 +65,11 @@ def rank_in_chunks(
         ranks.append(rank(scores, target, ties))
         top.append(top_items(scores, k))
     return Ranking(torch.cat(ranks), torch.cat(top))
+
+
+def chunk_size(queries: Tensor, num_items: int) -> int:
+    """Of how many queries the scores of all items may exist at a time."""
+    return max(1, CHUNK_BYTES // (queries.element_size() * num_items))
 
 
 def rank(scores: Tensor, targets: Tensor, ties: Ties = "conservative") -> Tensor:
@@ -103,7 +108,7 @@ def _count(compare: Callable[..., Tensor], scores: Tensor, own: Tensor) -> Tenso
     for part, threshold in zip(torch.split(scores, rows), torch.split(own, rows), strict=True):
         compared = compare(part, threshold, out=buffer[: len(part)])
         # Exact: float32 counts to 2^24, and the sum is a tree of partial sums of whole numbers.
-        counts.append(compared.sum(1))
+        counts.append(compared.sum(1, dtype=torch.float32))
     return torch.cat(counts).long()
 
 

@@ -124,10 +124,13 @@ class CatalogueHead(Head):
             outputs: `[..., input_size]`.
             targets: `[...]`, ids of items; padding and unknown are none.
         """
-        flat, wanted = outputs.reshape(-1, outputs.shape[-1]), targets.flatten()
-        if self.training:
-            return self.training_loss(self.vectors(flat), wanted).view(targets.shape)
-        return self.cross_entropy(self.vectors(flat), wanted).view(targets.shape)
+        loss = self.training_loss if self.training else self.cross_entropy
+        flat = outputs.reshape(-1, outputs.shape[-1])
+        # In the items' own precision: the losses' gradients are written out for one precision, and
+        # scores in half of it would tie.
+        with torch.autocast(flat.device.type, enabled=False):
+            vectors = self.vectors(flat.to(self.items.weight.dtype))
+            return loss(vectors, targets.flatten()).view(targets.shape)
 
     @abstractmethod
     def training_loss(self, vectors_NH: Tensor, targets_N: Tensor) -> Tensor:
@@ -164,12 +167,14 @@ class AllScores:
 
     def __init__(self, head: CatalogueHead) -> None:
         self.vectors = head.vectors
-        self.items = head.item_vectors()
+        with torch.autocast(head.items.weight.device.type, enabled=False):
+            self.items = head.item_vectors()
         self.bias = head.bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[N, input_size]` to `[N, V]`; minus infinity for padding and unknown."""
-        scores = affine(self.vectors(x), self.items, self.bias)
+        with torch.autocast(x.device.type, enabled=False):
+            scores = affine(self.vectors(x.to(self.items.dtype)), self.items, self.bias)
         scores[:, :FIRST_ITEM] = -torch.inf
         return scores
 

@@ -146,9 +146,15 @@ def _of_target(
     elif for_training and "train_targets" in signature_of(node):
         known["train_targets"] = data.train_targets()
     parameters = signature_of(node)
+    kind = node["_target_"].rpartition(".")[2]
+    asks_of_events = {"item_embedding", "train_targets"} & set(parameters)
+    if asks_of_events and schema.target_feature is None:
+        raise UserError(
+            f"head: {kind} asks what comes next in an event log, of which these data are none "
+            "(or have another target); it is for task=next_item and task=next_event"
+        )
     for name in ("num_classes", "target_mean"):
         if name in parameters and name not in known:
-            kind = node["_target_"].rpartition(".")[2]
             raise UserError(
                 f"head: {kind} predicts classes, the target of these data is a real number; "
                 "use head=real"

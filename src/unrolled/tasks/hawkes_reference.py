@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from unrolled.data.store import JaggedSequences
 from unrolled.metrics.forecast import Forecast
-from unrolled.models.point_process import long_gap
 from unrolled.synthetic.hawkes import excitation, flat_events
 from unrolled.tasks.judge import judge_predictions
 
@@ -117,7 +116,12 @@ class HawkesFit:
 
 
 def hawkes_reference(
-    train: JaggedSequences, test: JaggedSequences, metrics: dict[str, Any], num_types: int
+    train: JaggedSequences,
+    test: JaggedSequences,
+    metrics: dict[str, Any],
+    num_types: int,
+    min_gap: float,
+    max_gap: float,
 ) -> dict[str, float]:
     """The metrics of a Hawkes process that was fitted to the training sequences, by name.
 
@@ -125,16 +129,13 @@ def hawkes_reference(
         train: Sequences whose target is the next event.
         test: Of the same types.
         metrics: By name; they take a `Forecast` and `[event, 2]`.
-        num_types: Ids of types, padding and unknown included.
-
-    Returns:
-        Nothing where there are more than `LARGEST_NUM_TYPES` types.
+        num_types: Ids of types, padding and unknown included; `LARGEST_NUM_TYPES` at most.
+        min_gap: A shorter time between two events counts as this one.
+        max_gap: Means are of the time until the event or until this, whichever is earlier.
     """
-    if num_types > LARGEST_NUM_TYPES or len(train) == 0 or len(test) == 0:
-        return {}
     num_events = MOST_VALUES // (len(DECAYS_AT) * num_types)
     sample = next(_blocks(train, num_events))
-    fit = fit_hawkes(*sample, num_types)
+    fit = fit_hawkes(*sample, num_types, min_gap, max_gap)
     parts, targets = [], []
     for block in _blocks(test, num_events // 10):
         steps = steps_of(*block, fit.decays, num_types)
@@ -144,7 +145,9 @@ def hawkes_reference(
     return judge_predictions(metrics, whole, torch.cat(targets))
 
 
-def fit_hawkes(ids: Tensor, gaps: Tensor, longest: int, num_types: int) -> HawkesFit:
+def fit_hawkes(
+    ids: Tensor, gaps: Tensor, longest: int, num_types: int, min_gap: float, max_gap: float
+) -> HawkesFit:
     """The Hawkes process of highest likelihood.
 
     Args:
@@ -152,9 +155,10 @@ def fit_hawkes(ids: Tensor, gaps: Tensor, longest: int, num_types: int) -> Hawke
         gaps: Time since the event before, `[event]`; infinite at the start of a sequence.
         longest: Events of the longest sequence.
         num_types: Ids are below it.
+        min_gap: A shorter time between two events counts as this one.
+        max_gap: Means are of the time until the event or until this, whichever is earlier.
     """
     waited = gaps[gaps.isfinite()]
-    min_gap, max_gap = float(waited[waited > 0].min()), long_gap(waited)
     quantiles = torch.quantile(waited, torch.tensor(DECAYS_AT, dtype=torch.float64))
     decays = 1 / quantiles.clamp(min=min_gap)
     steps = steps_of(ids, gaps, longest, decays, num_types)

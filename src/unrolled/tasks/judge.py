@@ -18,7 +18,8 @@ class Judge(nn.Module):
 
     def __init__(self, metrics: dict[str, Any]) -> None:
         super().__init__()
-        self.metrics = MetricCollection(metrics)
+        # Groups are made of metrics whose states are equal after the first batch, by chance too.
+        self.metrics = MetricCollection(metrics, compute_groups=False)
         self.loss = MeanMetric()
 
     def update(self, predictions: Any, targets: Tensor, losses: Tensor) -> None:
@@ -57,7 +58,7 @@ def judge_predictions(
         predictions: `[item]`, or what else the metrics take.
         targets: `[item]`.
     """
-    collection = MetricCollection(metrics).to(targets.device)
+    collection = MetricCollection(metrics, compute_groups=False).to(targets.device)
     for metric in collection.values():
         # Every process judges all targets: there is nothing to add up.
         metric.distributed_available_fn = lambda: False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any, cast
 
@@ -24,9 +25,11 @@ from unrolled.metrics.forecast import (
 from unrolled.models.point_process import PointProcessHead
 from unrolled.models.readout import EveryStep
 from unrolled.tasks.base import SequenceTask
-from unrolled.tasks.hawkes_reference import hawkes_reference
+from unrolled.tasks.hawkes_reference import LARGEST_NUM_TYPES, hawkes_reference
 from unrolled.tasks.judge import Judge, judge_predictions
-from unrolled.tasks.targets import padded
+from unrolled.tasks.targets import flatten_steps, padded
+
+log = logging.getLogger(__name__)
 
 
 class NextEvent(SequenceTask):
@@ -130,7 +133,10 @@ class NextEvent(SequenceTask):
 
     def trivial_scores(self, data: SequenceData) -> dict[str, float]:
         """Every metric on the test sets for a Poisson process with the training data's rate."""
-        log_rate, *log_types = self.trivial_input(data.train_targets())
+        known = data.train_targets()
+        if len(known) == 0:  # Other data than a run's own have no training sequences.
+            return {}
+        log_rate, *log_types = self.trivial_input(known)
         frequencies = torch.stack(log_types)
         scores: dict[str, float] = {}
         for test, source in data.test_sources().items():
@@ -151,10 +157,19 @@ class NextEvent(SequenceTask):
     def references(self, data: SequenceData) -> dict[str, dict[str, float]]:
         """A Hawkes process fitted to the training sequences, on the test set."""
         train, test = (cast(JaggedSequences, data.source(s)) for s in ("train", "test"))
-        scores = hawkes_reference(train, test, self.metrics(), self.head.num_classes)
-        return (
-            {"hawkes": {f"test/{name}": value for name, value in scores.items()}} if scores else {}
-        )
+        if self.head.num_classes > LARGEST_NUM_TYPES:
+            log.warning(
+                "there is no Hawkes process beside the result: it has parameters for each pair of "
+                f"types, of which there are {self.head.num_classes}; {LARGEST_NUM_TYPES} at most"
+            )
+            return {}
+        if len(train) == 0 or len(test) == 0:
+            return {}
+        scores = hawkes_reference(
+            train, test, self.metrics(), self.head.num_classes,
+            float(self.head.min_gap), float(self.head.long_gap),
+        )  # fmt: skip
+        return {"hawkes": {f"test/{name}": value for name, value in scores.items()}}
 
     def protocol(self) -> dict[str, str]:
         """What the metrics are metrics of."""
@@ -171,8 +186,7 @@ class NextEvent(SequenceTask):
 
     def _judge(self, batch: SequenceBatch, name: str) -> None:
         outputs = self(batch)
-        present = ~batch.targets[..., 0].isnan()
-        targets = batch.targets[present]
+        items, targets = flatten_steps(outputs, batch)
         judge = cast(Judge, self.judges[name])
-        forecast = self.forecast(outputs[present], targets)
+        forecast = self.forecast(items, targets)
         judge.update(forecast, targets, self.losses(outputs, batch))

@@ -24,7 +24,7 @@ from unrolled.metrics.at_k import (
     RecallAtK,
     UnseenQueries,
 )
-from unrolled.metrics.ranking import Ties, rank_in_chunks
+from unrolled.metrics.ranking import Ties, chunk_size, rank_in_chunks
 from unrolled.models.catalogue import FIRST_ITEM, CatalogueHead
 from unrolled.models.readout import EveryStep
 from unrolled.models.sequence import SequenceModel
@@ -142,11 +142,12 @@ class NextItem(SequenceTask):
 
     def trivial_scores(self, data: SequenceData) -> dict[str, float]:
         """Always the most popular items."""
-        return self._references(data).scores("popularity")
+        # Other data than a run's own have no training sessions.
+        return self._references(data).scores("popularity") if len(data.source("train")) else {}
 
     def references(self, data: SequenceData) -> dict[str, dict[str, float]]:
         """The last item, first-order Markov and session nearest neighbours."""
-        if not self.with_references:
+        if not self.with_references or not len(data.source("train")):
             return {}
         references = self._references(data)
         return {name: references.scores(name) for name in references.methods}
@@ -171,12 +172,13 @@ class NextItem(SequenceTask):
         outputs = self(batch)
         last = batch.lengths.to(outputs.device) - 1
         vectors = outputs[torch.arange(len(outputs), device=outputs.device), last]
-        scores = self.head.all_scores()(vectors)
-        best = scores.topk(min(self.k, self.head.num_classes - FIRST_ITEM), 1)
+        score, count = self.head.all_scores(), min(self.k, self.head.num_classes - FIRST_ITEM)
+        size = chunk_size(vectors, self.head.num_classes)
+        best = [score(some).topk(count, 1) for some in torch.split(vectors, size)]
         return {
             "prediction": self.head.predict(outputs),
-            "recommended": best.indices.unsqueeze(1),
-            "score": best.values.unsqueeze(1),
+            "recommended": torch.cat([b.indices for b in best]).unsqueeze(1),
+            "score": torch.cat([b.values for b in best]).unsqueeze(1),
         }
 
     def _judge(self, batch: SequenceBatch, name: str) -> None:

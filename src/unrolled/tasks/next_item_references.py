@@ -27,6 +27,8 @@ SAMPLED = 500
 NEIGHBOURS = 100
 """Of the candidates those most alike."""
 _BATCH = 512
+_ALIKE_BYTES = 2**26
+"""Memory for how much some queries are like every training session."""
 
 
 class NextItemReferences:
@@ -62,7 +64,7 @@ class NextItemReferences:
         """The metrics of a method on every test set, `test/recall@20`."""
         found: dict[str, float] = {}
         for name, source in self.data.test_sources().items():
-            collection = MetricCollection(self.metrics).to("cpu")
+            collection = MetricCollection(self.metrics, compute_groups=False).to("cpu")
             for metric in collection.values():
                 # Every process judges all targets: there is nothing to add up.
                 metric.distributed_available_fn = lambda: False
@@ -147,6 +149,10 @@ class NextItemReferences:
         return _starts(item[recent], self.num_items), session[recent], session_starts, in_sessions
 
     def _session_knn(self, histories: Tensor) -> Tensor:
+        size = max(1, _ALIKE_BYTES // (4 * len(self._index[2])))
+        return torch.cat([self._neighbours(some) for some in torch.split(histories, size)])
+
+    def _neighbours(self, histories: Tensor) -> Tensor:
         starts, sessions, session_starts, in_sessions = self._index
         queries, length = histories.shape
         # Linear in the position, and of an item's repetitions the last counts.

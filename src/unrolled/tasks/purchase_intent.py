@@ -146,7 +146,17 @@ class PurchaseIntent(SequenceTask):
         return super().forward(self._asked(batch))
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch.
+
+        Raises:
+            UserError: When every event is to be answered in a stream, where only the window with
+                a session's end has its label.
+        """
+        if batch.continues is not None and isinstance(self.model.readout, EveryStep):
+            raise UserError(
+                "data.batching=stream has a session's label where the session ends; to answer "
+                "after every event (readout=every_step) use packed, bucketed or random"
+            )
         return super().training_step(self._asked(batch), batch_idx)
 
     def _asked(self, batch: SequenceBatch) -> SequenceBatch:
