@@ -591,6 +591,37 @@ def test_new_events_of_other_types_are_encoded_and_unknown_values_become_one(
     ].to_pylist() == [[1, 1, 1], [1]]
 
 
+def test_short_sequences_of_new_events_are_encoded_unless_they_need_a_label(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = prepare(_log(_written(tmp_path)), tmp_path / "stores")
+    log = _log(tmp_path, min_length=2)
+    new = tmp_path / "new.csv"
+    new.write_text("visit,second,page,price,buys\nx,0,home,1,1\ny,0,cart,2,0\ny,1,home,3,0\n")
+    capsys.readouterr()
+    for labelled, expected in ((False, ["x", "y"]), (True, ["y"])):
+        encoded = encode(store, log, {"events": new, "labels": None}, labelled=labelled)
+        assert encoded["id"].to_pylist() == expected
+    assert capsys.readouterr().err == (
+        f"{new}: 1 of 2 sequences are left out: they have fewer than 2 events\n"
+    )
+
+
+def test_sequences_of_new_events_that_begin_with_the_target_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns, table = _target_columns(), _target_table([])
+    store = prepare(TableLog(table, columns), tmp_path / "stores")
+    capsys.readouterr()
+    new = table.slice(0, 3).set_column(3, "kind", pa.array(["buy", "view", "view"]))
+    encoded = encode(store, columns, {"events": new}, labelled=False)
+    assert encoded["id"].to_pylist() == [101]
+    assert capsys.readouterr().err == (
+        "<generated events>: 1 of 2 sequences are left out: they have fewer than 1 events before "
+        "the first 'buy'\n"
+    )
+
+
 def test_new_events_may_lack_every_price_and_every_page(tmp_path: Path) -> None:
     store = prepare(_log(_written(tmp_path)), tmp_path / "stores")
     new = tmp_path / "new.csv"

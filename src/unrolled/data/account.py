@@ -10,6 +10,8 @@ from typing import Any
 import rich.progress
 from rich.console import Console
 
+from unrolled.data.log import LogColumns
+
 
 class Progress:
     """A bar for the stages of a preparation, on a terminal; nothing elsewhere."""
@@ -86,3 +88,22 @@ def report(path: Path, meta: dict[str, Any], seconds: float | None = None) -> No
             line += f", {count['positive'] / max(count['sequences'], 1):.2%} positive"
         lines.append(line)
     print("\n".join(lines), file=sys.stderr)
+
+
+def tell_left_out(where: str, columns: LogColumns, read: int, kept: int) -> None:
+    """Tell how many sequences of new events are left out, where some are.
+
+    Args:
+        where: What messages call the log.
+        columns: What its columns mean.
+        read: Number of sequences read.
+        kept: Number of those that are encoded.
+    """
+    if kept == read:
+        return
+    before = f" before the first '{columns.target_event}'" if columns.target_event else ""
+    print(
+        f"{where}: {read - kept:,} of {read:,} sequences are left out: they have fewer than "
+        f"{columns.min_length} events{before}",
+        file=sys.stderr,
+    )
