@@ -1,6 +1,6 @@
 """From an event log to an event store: an engine orders the events, numpy makes the store.
 
-    store.json            description, schema, counts, statistics, account, checksums
+    store.json            description, schema, counts, statistics, account, checksums (its own, too)
     train-00000.arrow     one row a sequence, list columns; val and test beside it
     vocab/<column>.parquet
 
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from unrolled.data import encode_log as enc
 from unrolled.data.account import Progress, report, tell_left_out
-from unrolled.data.check_store import FORMAT_VERSION, check_store, check_version, read_meta
+from unrolled.data.check_store import FORMAT_VERSION, check_store, meta_checksum, read_meta
 from unrolled.data.cut_log import cut_sequences
 from unrolled.data.engines import EngineName
 from unrolled.data.files import Digests
@@ -166,6 +166,7 @@ def prepare(
         progress.stage("cutting")
         made = Store(log, cut_sequences(spool, columns, log.where), partial, progress)
         meta = {"fingerprint": found, **made.write()}
+        meta["checksum"] = meta_checksum(meta)
         (partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n")
         made.remove_work()
     report(path, meta, time.monotonic() - start)
@@ -202,7 +203,6 @@ def encode(
         UserError: When the data do not fit the store's description.
     """
     meta = read_meta(store)
-    check_version(store, meta)
     columns = replace(columns, min_support=1, training_items_only=False)
     if not labelled:
         columns = replace(columns, min_length=1)
