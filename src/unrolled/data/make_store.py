@@ -184,6 +184,7 @@ def _account(log: OpenedLog, found: Sequences) -> dict[str, Any]:
         "events": log.rows,
         "sequences": len(found),
         "copies": found.copies,
+        "backward": found.backward,
         "dropped": dropped | found.dropped,
     }
 
