@@ -624,6 +624,21 @@ def test_sequences_of_new_events_that_begin_with_the_target_are_told(
     )
 
 
+def test_new_events_with_times_in_another_unit_are_an_error(tmp_path: Path) -> None:
+    lines = [f"{i // 3},{1_600_000_000 + 7 * i},{i % 5}" for i in range(60)]
+    (tmp_path / "log.csv").write_text("\n".join(["s,t,x", *lines]))
+    log = EventLog(path=tmp_path / "log.csv", sequence="s", time="t", item="x")
+    store = prepare(log, tmp_path / "stores")
+    new = tmp_path / "new.csv"
+    new.write_text("s,t,x\n1,1600000000000,1\n1,1600000007000,2\n")
+    with pytest.raises(UserError) as error:
+        encode(store, log, {"events": new}, labelled=False)
+    assert str(error.value) == (
+        f"{new}: column 't' goes from 1600000000000 to 1600000007000, which looks like times in "
+        "ms, and the log that was trained on has them in s; write them in s"
+    )
+
+
 def test_new_events_may_lack_every_price_and_every_page(tmp_path: Path) -> None:
     store = prepare(_log(_written(tmp_path)), tmp_path / "stores")
     new = tmp_path / "new.csv"

@@ -202,14 +202,20 @@ def _read_time(columns: LogColumns, column: Column, found: _Findings, trained: s
         return Clock("number")
     if columns.time_unit != "auto":
         return Clock("number", columns.time_unit)
-    if trained is not None and trained != "timestamp":
-        return Clock("number", cast("Unit", trained))
     least, most = counts["time least"], counts["time most"]
     if least is None:
         return Clock("number")
     size = max(abs(least), abs(most))
     units: list[Unit] = [u for u, limit in _UNITS.items() if size < limit]
     unit: Unit = units[0] if units else "ns"
+    if trained is not None and trained != "timestamp":
+        if unit != trained:
+            found.problems.append(
+                f"{found.where}: column '{name}' goes from {least:.16g} to {most:.16g}, which "
+                f"looks like times in {unit}, and the log that was trained on has them in "
+                f"{trained}; write them in {trained}"
+            )
+        return Clock("number", cast("Unit", trained))
     if unit != "s":
         smaller = [u for u in ("s", "ms", "us") if size >= _UNITS[u]][-1]
         found.bad(
