@@ -279,6 +279,19 @@ def test_ids_that_a_floating_point_number_can_not_hold_are_told(tmp_path: Path) 
     )
 
 
+def test_parquet_files_with_a_column_of_two_types_are_told(tmp_path: Path) -> None:
+    for name, price, rest in (("a", [1, 2], "x"), ("b", [2.4, 2.6], 1)):
+        rows = pa.table({"visit": [1, 1], "second": [1, 2], "price": price, "rest": [rest] * 2})
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+    log = EventLog(
+        path=tmp_path / "?.parquet", sequence="visit", time="second", categorical=["price"]
+    )
+    assert _refused(tmp_path, log) == (
+        f"{tmp_path}/b.parquet: column 'price' is of the type DOUBLE, and BIGINT in "
+        f"{tmp_path}/a.parquet; write it in one type"
+    )
+
+
 def test_an_arrow_file_is_read_and_one_that_was_cut_is_told(tmp_path: Path) -> None:
     path = tmp_path / "log.arrow"
     rows = dict(zip(HEADER.split(","), map(list, zip(*_rows(), strict=True)), strict=True))
