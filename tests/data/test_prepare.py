@@ -635,7 +635,8 @@ def test_new_events_with_times_in_another_unit_are_an_error(tmp_path: Path) -> N
         encode(store, log, {"events": new}, labelled=False)
     assert str(error.value) == (
         f"{new}: column 't' goes from 1600000000000 to 1600000007000, which looks like times in "
-        "ms, and the log that was trained on has them in s; write them in s"
+        "ms, and the log that was trained on has them in s; write them in s, or say with "
+        "data.source.time_unit what they are"
     )
 
 

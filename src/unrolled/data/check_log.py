@@ -213,7 +213,8 @@ def _read_time(columns: LogColumns, column: Column, found: _Findings, trained: s
             found.problems.append(
                 f"{found.where}: column '{name}' goes from {least:.16g} to {most:.16g}, which "
                 f"looks like times in {unit}, and the log that was trained on has them in "
-                f"{trained}; write them in {trained}"
+                f"{trained}; write them in {trained}, or say with data.source.time_unit what "
+                "they are"
             )
         return Clock("number", cast("Unit", trained))
     if unit != "s":

@@ -174,7 +174,7 @@ def _look_for_copies(found: Sequences, columns: LogColumns, piece: Piece, where:
     near = np.flatnonzero(same | np.append(same[1:], False))
     if not len(near):
         return
-    names = [n for n in found.spool.dtypes if n.startswith(("category_", "number_", "is_target"))]
+    names = [n for n in found.spool.dtypes if n.startswith(("category_", "number_", "type"))]
     names += ["time"] if columns.own_order is not None and "time" in found.spool else []
     values = [found.read(name, piece)[near] for name in names]
     # NaN, a missing number, is equal to itself here.
