@@ -216,10 +216,10 @@ BAD: dict[str, tuple[Callable[[list[list[str]]], None], dict[str, Any], str]] = 
         "{path}: the split 'val' has no sequence",
     ),
     "too few sequences to split by time": (
-        _set(*((row, 0, "s0") for row in range(12))),
-        {"split": None, "label": None, "target_event": "none", "event_type": "page"},
+        lambda rows: [row.__setitem__(slice(0, 6, 4), ["s0", "0"]) for row in rows],
+        {"split": None},
         "{path}: the split 'train' has one class only: all of its 1 sequences have label 0 "
-        "(event 'none'); there is nothing to learn or to judge\n"
+        "(column 'buys'); there is nothing to learn or to judge\n"
         "{path}: the split 'val' has no sequence\n"
         "{path}: the split 'test' has no sequence",
     ),
@@ -227,6 +227,18 @@ BAD: dict[str, tuple[Callable[[list[list[str]]], None], dict[str, Any], str]] = 
         lambda rows: None,
         {"min_length": 3},
         "{path}: no sequence is left of 6 after min_length=3",
+    ),
+    "a target that is never there": (
+        lambda rows: None,
+        {"label": None, "target_event": "Home", "event_type": "page", "categorical": []},
+        "{path}: no event of type 'Home' (data.source.target_event) in column 'page'; "
+        "did you mean 'home'?",
+    ),
+    "a target that is never there in a feature": (
+        lambda rows: None,
+        {"label": None, "target_event": "Home", "event_type": "page"},
+        "{path}: no event of type 'Home' (data.source.target_event) in column 'page'; "
+        "did you mean 'home'?",
     ),
     "no event before the target": (
         lambda rows: None,
