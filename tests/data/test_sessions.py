@@ -200,6 +200,13 @@ COPIES = [
 ]  # fmt: skip
 
 
+def test_events_without_a_value_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [("s", START + k, "a" if k % 3 else None) for k in range(7)]
+    log = _log(tmp_path, rows, "visit at item", sequence="visit", **EVERYTHING)
+    prepare(log, tmp_path / "stores")
+    assert "  empty: 3 events without a value of item\n" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("keep_types", [(), ("view", "cart")])
 def test_events_of_different_types_are_no_copies_where_the_type_is_no_feature(
     tmp_path: Path, keep_types: tuple[str, ...]

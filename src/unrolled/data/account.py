@@ -82,6 +82,8 @@ def report(path: Path, meta: dict[str, Any], seconds: float | None = None) -> No
                 f"  unknown: {new['values']:,} values of {column} that training has not, in "
                 f"{new['events']:,} events of val and test"
             )
+        if new["empty"]:
+            lines.append(f"  empty: {new['empty']:,} events without a value of {column}")
     for split, count in meta["counts"].items():
         line = f"  {split:5} {count['sequences']:>9,} sequences {count['events']:>11,} events"
         if meta["schema"]["num_classes"] is not None:
