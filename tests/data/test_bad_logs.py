@@ -216,10 +216,10 @@ BAD: dict[str, tuple[Callable[[list[list[str]]], None], dict[str, Any], str]] = 
         "{path}: the split 'val' has no sequence",
     ),
     "too few sequences to split by time": (
-        _set(*((row, 0, "s0") for row in range(12))),
-        {"split": None, "label": None, "target_event": "none", "event_type": "page"},
+        lambda rows: [row.__setitem__(slice(0, 6, 4), ["s0", "0"]) for row in rows],
+        {"split": None},
         "{path}: the split 'train' has one class only: all of its 1 sequences have label 0 "
-        "(event 'none'); there is nothing to learn or to judge\n"
+        "(column 'buys'); there is nothing to learn or to judge\n"
         "{path}: the split 'val' has no sequence\n"
         "{path}: the split 'test' has no sequence",
     ),
@@ -227,6 +227,18 @@ BAD: dict[str, tuple[Callable[[list[list[str]]], None], dict[str, Any], str]] = 
         lambda rows: None,
         {"min_length": 3},
         "{path}: no sequence is left of 6 after min_length=3",
+    ),
+    "a target that is never there": (
+        lambda rows: None,
+        {"label": None, "target_event": "Home", "event_type": "page", "categorical": []},
+        "{path}: no event of type 'Home' (data.source.target_event) in column 'page'; "
+        "did you mean 'home'?",
+    ),
+    "a target that is never there in a feature": (
+        lambda rows: None,
+        {"label": None, "target_event": "Home", "event_type": "page"},
+        "{path}: no event of type 'Home' (data.source.target_event) in column 'page'; "
+        "did you mean 'home'?",
     ),
     "no event before the target": (
         lambda rows: None,
@@ -276,6 +288,19 @@ def test_ids_that_a_floating_point_number_can_not_hold_are_told(tmp_path: Path) 
         f"{path}: column 'visit' is a floating-point number beyond 2^53 in 2 rows, for example "
         "'9007199254740992.0' in row 2; different ids become equal there: write it as an integer "
         "or as text"
+    )
+
+
+def test_parquet_files_with_a_column_of_two_types_are_told(tmp_path: Path) -> None:
+    for name, price, rest in (("a", [1, 2], "x"), ("b", [2.4, 2.6], 1)):
+        rows = pa.table({"visit": [1, 1], "second": [1, 2], "price": price, "rest": [rest] * 2})
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+    log = EventLog(
+        path=tmp_path / "?.parquet", sequence="visit", time="second", categorical=["price"]
+    )
+    assert _refused(tmp_path, log) == (
+        f"{tmp_path}/b.parquet: column 'price' is of the type DOUBLE, and BIGINT in "
+        f"{tmp_path}/a.parquet; write it in one type"
     )
 
 

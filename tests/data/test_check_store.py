@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,30 @@ def test_a_file_that_is_missing_or_cut_is_told(log: EventLog, tmp_path: Path) ->
     assert f"{file}: is missing; the event store is damaged" in _refused(log, tmp_path / "stores")
     (store / "store.json").unlink()
     assert f"{store}/store.json: not an event store" in _refused(log, tmp_path / "stores")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda text: text.replace('"events": 30', '"events": 31'), "has other contents than were"),
+        (lambda text: text.replace('"checksum":', '"check":'), "has other contents than were"),
+        (lambda text: "[]", "not an event store; "),
+        (lambda text: text[:-9], "not an event store ("),
+    ],
+)
+def test_a_changed_description_is_told(
+    log: EventLog, tmp_path: Path, change: Callable[[str], str], found: str
+) -> None:
+    store = prepare(log, tmp_path / "stores")
+    file = store / "store.json"
+    text = file.read_text()
+    file.write_text(json.dumps(json.loads(text)))
+    assert prepare(log, tmp_path / "stores") == store
+    assert change(text) != text
+    file.write_text(change(text))
+    message = _refused(log, tmp_path / "stores")
+    assert message.startswith(f"{file}: {found}")
+    assert message.endswith(f"delete the folder {store}, and it is prepared again from the log")
 
 
 def test_a_store_of_another_version_is_told(log: EventLog, tmp_path: Path) -> None:

@@ -73,3 +73,45 @@ def test_an_order_of_text_is_that_of_numbers_when_all_are(tmp_path: Path) -> Non
     with pa.memory_map(str(store / "train-00000.arrow")) as file:
         ids = pa.ipc.open_file(file).read_all()["i"].to_pylist()[0]
     assert [words[index - 2] for index in ids] == ["z", "x", "w", "y"]
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (
+            ["1", "x", "10", "y"],
+            "is not a number in 2 rows, for example 'x' in row 2 while 2 rows are; write all in "
+            "one way",
+        ),
+        (
+            ["2026-01-01 10:00", "2026-01-02 10:00", "03/01/2026", "2026-01-04 10:00"],
+            "is not a timestamp in 1 rows, for example '03/01/2026' in row 3 while 3 rows are; "
+            "write all in one way",
+        ),
+        (
+            [1.0, float("nan"), 2.0, 3.0],
+            "is not a finite number in 1 rows, for example 'nan' in row 2; it has no place",
+        ),
+    ],
+)
+def test_an_order_that_is_of_one_kind_in_some_rows_only_is_refused(
+    tmp_path: Path, order: list[object], message: str
+) -> None:
+    path = tmp_path / "log.parquet"
+    pq.write_table(pa.table({"s": ["a"] * 4, "n": order, "i": list("wxyz")}), path)
+    log = EventLog(path=path, sequence="s", order="n", item="i", split_by="user")
+    with pytest.raises(UserError) as caught:
+        prepare(log, tmp_path / "stores")
+    assert str(caught.value) == f"{path}: column 'n' {message}"
+
+
+def test_an_order_of_words_is_alphabetical(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    pq.write_table(pa.table({"s": ["a"] * 3, "n": ["c", "b", "a"], "i": list("xyz")}), path)
+    log = EventLog(path=path, sequence="s", order="n", item="i", split_by="user",
+                   val_fraction=0, test_fraction=0)  # fmt: skip
+    store = prepare(log, tmp_path / "stores")
+    words = pq.read_table(store / "vocab" / "i.parquet")["value"].to_pylist()
+    with pa.memory_map(str(store / "train-00000.arrow")) as file:
+        ids = pa.ipc.open_file(file).read_all()["i"].to_pylist()[0]
+    assert [words[index - 2] for index in ids] == ["z", "y", "x"]

@@ -12,6 +12,7 @@ import torch
 
 from unrolled.data.events import EventData
 from unrolled.data.log import EventLog
+from unrolled.data.module import Split
 from unrolled.errors import UserError
 
 LINES = [
@@ -73,6 +74,26 @@ def test_the_loaders_give_the_splits_of_the_store(folder: Path) -> None:
     assert data.sequence_ids("train").to_pylist() == ["0", "01", "2", "03"]
     assert sorted(data.train_targets().tolist()) == [0, 0, 1, 1]
     assert [f.name for f in data.schema.features] == ["page", "price", "gap"]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_may_be_empty(tmp_path: Path, split: Split) -> None:
+    lines = [f"{s},{10 * s + k},{'ab'[k]}" for s in range(10) for k in range(2)]
+    (tmp_path / "log.csv").write_text("\n".join(["visit,at,item", *lines]))
+    log = EventLog(
+        path=tmp_path / "log.csv", sequence="visit", time="at", item="item",
+        val_fraction=0.2 * (split != "val"), test_fraction=0.2 * (split != "test"),
+    )  # fmt: skip
+    data = EventData(log, tmp_path / "stores", target="next_item")
+    data.setup()
+    empty = data.source(split)
+    assert len(empty) == 0
+    assert empty.targets().tolist() == []
+    assert data.sequence_ids(split).to_pylist() == []
+    assert list(data.loader(split)) == []
+    assert (data.val_dataloader() == []) is (split == "val")
+    (targets,) = [batch.targets for batch in data.loader("test" if split == "val" else "val")]
+    assert targets.tolist() == [[3], [3]]
 
 
 def test_the_store_is_made_on_first_use(folder: Path) -> None:

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from unrolled.data.batch import NO_TARGET
+from unrolled.data.events import EventData
 from unrolled.data.log import EventLog
 from unrolled.data.prepare import prepare
 from unrolled.data.store import JaggedSequences, Target, read_meta
 from unrolled.data.tables import write_table
+from unrolled.errors import UserError
 
 ITEMS = torch.tensor([5, 6, 5, 9, 7, 8], dtype=torch.int32)
 TIMES = torch.tensor([0.0, 2.5, 4.0, 1.0, 10.0, 10.0], dtype=torch.float64)
@@ -61,3 +63,22 @@ def test_gaps_are_counted_in_their_unit(tmp_path: Path) -> None:
     # Half of the events are the first of their sequence: no gap.
     expected = {"mean": math.log(4) / 2, "std": math.log(4) / 2}
     assert meta["statistics"]["gap"] == pytest.approx(expected)
+
+
+def test_the_time_of_the_next_event_can_not_be_asked_where_time_goes_back(tmp_path: Path) -> None:
+    rows = pa.table(
+        {"user": [n for n in range(9) for _ in "ab"], "at": [9, 3, *range(16)],
+         "place": [1, 2] * 9, "kind": list("xy") * 9}
+    )  # fmt: skip
+    write_table(rows, tmp_path / "log.parquet")
+    log = EventLog(
+        path=tmp_path / "log.parquet", sequence="user", order="place", time="at",
+        event_type="kind", categorical=["kind"], val_fraction=0.2, test_fraction=0.2,
+    )  # fmt: skip
+    data = EventData(log, tmp_path / "stores", target="next_event")
+    with pytest.raises(UserError) as error:
+        data.source("train")
+    assert str(error.value) == (
+        "data.target=next_event: ordered by 'place', the time 'at' goes back 1 times; "
+        "set data.source.order to the time column"
+    )

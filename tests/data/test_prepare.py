@@ -171,7 +171,8 @@ def test_csv_and_parquet_give_the_same_bytes(tmp_path: Path) -> None:
         "test-00000.arrow", "train-00000.arrow", "val-00000.arrow", "vocab/page.parquet",
     ]  # fmt: skip
     first, second = (read_meta(s) for s in stores)
-    assert first.pop("fingerprint") != second.pop("fingerprint")
+    for name in ("fingerprint", "checksum"):
+        assert first.pop(name) != second.pop(name)
     assert first == second
 
 
@@ -191,6 +192,7 @@ def test_a_store_is_found_again_and_not_made_anew(
     assert re.fullmatch(rf"Prepared {store} in \d+\.\d s: 10 events in 6 sequences read", first)
     assert rest == (
         "  unknown: 1 values of page that training has not, in 2 events of val and test\n"
+        "  empty: 1 events without a value of page\n"
         "  train         2 sequences           5 events, 50.00% positive\n"
         "  val           2 sequences           2 events, 50.00% positive\n"
         "  test          2 sequences           3 events, 50.00% positive\n"
@@ -327,6 +329,7 @@ def test_sequences_that_are_too_short_are_dropped_and_accounted(
         "events": 15,
         "sequences": 7,
         "copies": 0,
+        "backward": 0,
         "dropped": {
             "events without visit": 1,
             "sequences with fewer than min_length=2 events": 1,
@@ -589,6 +592,53 @@ def test_new_events_of_other_types_are_encoded_and_unknown_values_become_one(
     assert encode(store, _log(tmp_path), {"events": numbers}, labelled=False)[
         "page"
     ].to_pylist() == [[1, 1, 1], [1]]
+
+
+def test_short_sequences_of_new_events_are_encoded_unless_they_need_a_label(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = prepare(_log(_written(tmp_path)), tmp_path / "stores")
+    log = _log(tmp_path, min_length=2)
+    new = tmp_path / "new.csv"
+    new.write_text("visit,second,page,price,buys\nx,0,home,1,1\ny,0,cart,2,0\ny,1,home,3,0\n")
+    capsys.readouterr()
+    for labelled, expected in ((False, ["x", "y"]), (True, ["y"])):
+        encoded = encode(store, log, {"events": new, "labels": None}, labelled=labelled)
+        assert encoded["id"].to_pylist() == expected
+    assert capsys.readouterr().err == (
+        f"{new}: 1 of 2 sequences are left out: they have fewer than 2 events\n"
+    )
+
+
+def test_sequences_of_new_events_that_begin_with_the_target_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns, table = _target_columns(), _target_table([])
+    store = prepare(TableLog(table, columns), tmp_path / "stores")
+    capsys.readouterr()
+    new = table.slice(0, 3).set_column(3, "kind", pa.array(["buy", "view", "view"]))
+    encoded = encode(store, columns, {"events": new}, labelled=False)
+    assert encoded["id"].to_pylist() == [101]
+    assert capsys.readouterr().err == (
+        "<generated events>: 1 of 2 sequences are left out: they have fewer than 1 events before "
+        "the first 'buy'\n"
+    )
+
+
+def test_new_events_with_times_in_another_unit_are_an_error(tmp_path: Path) -> None:
+    lines = [f"{i // 3},{1_600_000_000 + 7 * i},{i % 5}" for i in range(60)]
+    (tmp_path / "log.csv").write_text("\n".join(["s,t,x", *lines]))
+    log = EventLog(path=tmp_path / "log.csv", sequence="s", time="t", item="x")
+    store = prepare(log, tmp_path / "stores")
+    new = tmp_path / "new.csv"
+    new.write_text("s,t,x\n1,1600000000000,1\n1,1600000007000,2\n")
+    with pytest.raises(UserError) as error:
+        encode(store, log, {"events": new}, labelled=False)
+    assert str(error.value) == (
+        f"{new}: column 't' goes from 1600000000000 to 1600000007000, which looks like times in "
+        "ms, and the log that was trained on has them in s; write them in s, or say with "
+        "data.source.time_unit what they are"
+    )
 
 
 def test_new_events_may_lack_every_price_and_every_page(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,13 @@ def test_the_unit_of_a_time_is_seen_from_its_size(tmp_path: Path, factor: int, u
     store = prepare(log, tmp_path / "stores")
     assert read_meta(store)["time_unit"] == unit
     assert _table(store, "train")["event_time"].to_pylist() == [[START, START + 1, START + 2]]
-    # New events are in the unit of the training log, whatever their size.
-    new = pa.table({"visit": ["t", "t"], "at": [0, 5 * factor], "item": ["a", "a"]})
-    encoded = encode(store, log.columns(), {"events": new}, labelled=False)
-    assert encoded["event_time"].to_pylist() == [[0, 5]]
+    # New events are in the unit of the training log; small ones when the description says so.
+    for first, time_unit in ((START + 9, "auto"), (0, unit)):
+        times = [first * factor, (first + 5) * factor]
+        new = pa.table({"visit": ["t", "t"], "at": times, "item": ["a", "a"]})
+        columns = replace(log.columns(), time_unit=time_unit)  # type: ignore[arg-type]
+        encoded = encode(store, columns, {"events": new}, labelled=False)
+        assert encoded["event_time"].to_pylist() == [[first, first + 5]]
 
 
 def test_a_given_unit_counts(tmp_path: Path) -> None:
@@ -194,6 +198,26 @@ COPIES = [
     ("s", START, "a", 2.0), ("s", START, "a", None), ("s", START, "a", None),
     ("s", START + 1, "a", 1.0), ("t", START + 1, "a", 1.0),
 ]  # fmt: skip
+
+
+def test_events_without_a_value_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [("s", START + k, "a" if k % 3 else None) for k in range(7)]
+    log = _log(tmp_path, rows, "visit at item", sequence="visit", **EVERYTHING)
+    prepare(log, tmp_path / "stores")
+    assert "  empty: 3 events without a value of item\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("keep_types", [(), ("view", "cart")])
+def test_events_of_different_types_are_no_copies_where_the_type_is_no_feature(
+    tmp_path: Path, keep_types: tuple[str, ...]
+) -> None:
+    kinds = ("view", "cart", "view")
+    rows = [(s, START + k, "a", kind) for s in "st" for k in range(2) for kind in kinds]
+    log = _log(tmp_path, rows, "visit at item kind", sequence="visit", event_type="kind",
+               keep_types=keep_types, duplicates="drop", **EVERYTHING)  # fmt: skip
+    store = prepare(log, tmp_path / "stores")
+    assert read_meta(store)["read"]["copies"] == 4
+    assert _items(store, "train") == {"s": list("aaaa"), "t": list("aaaa")}
 
 
 @pytest.mark.parametrize("duplicates", ["keep", "drop", "error"])

@@ -334,6 +334,18 @@ def test_event_data_give_the_best_scores_of_the_test_split(tmp_path: Path) -> No
     assert EventData(shop, tmp_path, target="next_event").best_possible() == {}
 
 
+def test_a_shop_of_fewer_items_than_were_trained_on_has_its_best_scores(tmp_path: Path) -> None:
+    small = ShopLog(sessions=300, items=60, categories=20, intent=0.3)
+    trained = EventData(ShopLog(sessions=1_500, items=200, categories=20, intent=0.3), tmp_path)
+    trained.save_schema(tmp_path / "schema")
+    data = EventData(small, tmp_path, target="next_item")
+    data.load_schema(tmp_path / "schema")
+    best = data.best_possible()
+    # All 60 items are known, and none of the others is ever asked for.
+    assert best["test/recall@5"] < best["test/recall@20"] < best["test/recall@100"] == 1
+    assert 0 < best["test/log_loss"] < math.log(60)
+
+
 def test_the_best_of_a_store_is_that_of_the_log_itself(tmp_path: Path) -> None:
     shop = ShopLog(sessions=2_000, items=60, categories=6, intent=0.4)
     data = EventData(shop, tmp_path)

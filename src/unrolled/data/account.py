@@ -10,6 +10,8 @@ from typing import Any
 import rich.progress
 from rich.console import Console
 
+from unrolled.data.log import LogColumns
+
 
 class Progress:
     """A bar for the stages of a preparation, on a terminal; nothing elsewhere."""
@@ -80,9 +82,30 @@ def report(path: Path, meta: dict[str, Any], seconds: float | None = None) -> No
                 f"  unknown: {new['values']:,} values of {column} that training has not, in "
                 f"{new['events']:,} events of val and test"
             )
+        if new["empty"]:
+            lines.append(f"  empty: {new['empty']:,} events without a value of {column}")
     for split, count in meta["counts"].items():
         line = f"  {split:5} {count['sequences']:>9,} sequences {count['events']:>11,} events"
         if meta["schema"]["num_classes"] is not None:
             line += f", {count['positive'] / max(count['sequences'], 1):.2%} positive"
         lines.append(line)
     print("\n".join(lines), file=sys.stderr)
+
+
+def tell_left_out(where: str, columns: LogColumns, read: int, kept: int) -> None:
+    """Tell how many sequences of new events are left out, where some are.
+
+    Args:
+        where: What messages call the log.
+        columns: What its columns mean.
+        read: Number of sequences read.
+        kept: Number of those that are encoded.
+    """
+    if kept == read:
+        return
+    before = f" before the first '{columns.target_event}'" if columns.target_event else ""
+    print(
+        f"{where}: {read - kept:,} of {read:,} sequences are left out: they have fewer than "
+        f"{columns.min_length} events{before}",
+        file=sys.stderr,
+    )

@@ -78,6 +78,11 @@ def _order_checks(column: Column) -> dict[str, str]:
         asked["order integers"] = f"count(*) FILTER (WHERE {integer})"
         asked["order numbers"] = f"count({number(column)})"
         asked["order timestamps"] = f"count({microseconds(column)})"
+        there = f"{column.at} IS NOT NULL"
+        asked |= _bad("order no number", f"{there} AND {number(column)} IS NULL")
+        asked |= _bad("order no timestamp", f"{there} AND {microseconds(column)} IS NULL")
+    if column.kind == "float":
+        asked |= _bad("order no number", f"{column.at} IS NOT NULL AND {number(column)} IS NULL")
     return asked
 
 
@@ -141,7 +146,7 @@ def look(
             "; the events can't be ordered",
             shown=False,
         )
-        order = _read_order(given.columns[columns.own_order], counts)
+        order = _read_order(given.columns[columns.own_order], found)
         clock = Clock(clock.time, clock.unit, order)
     if found.problems:
         raise UserError(*dict.fromkeys(found.problems))
@@ -197,14 +202,21 @@ def _read_time(columns: LogColumns, column: Column, found: _Findings, trained: s
         return Clock("number")
     if columns.time_unit != "auto":
         return Clock("number", columns.time_unit)
-    if trained is not None and trained != "timestamp":
-        return Clock("number", cast("Unit", trained))
     least, most = counts["time least"], counts["time most"]
     if least is None:
         return Clock("number")
     size = max(abs(least), abs(most))
     units: list[Unit] = [u for u, limit in _UNITS.items() if size < limit]
     unit: Unit = units[0] if units else "ns"
+    if trained is not None and trained != "timestamp":
+        if unit != trained:
+            found.problems.append(
+                f"{found.where}: column '{name}' goes from {least:.16g} to {most:.16g}, which "
+                f"looks like times in {unit}, and the log that was trained on has them in "
+                f"{trained}; write them in {trained}, or say with data.source.time_unit what "
+                "they are"
+            )
+        return Clock("number", cast("Unit", trained))
     if unit != "s":
         smaller = [u for u in ("s", "ms", "us") if size >= _UNITS[u]][-1]
         found.bad(
@@ -218,16 +230,25 @@ def _read_time(columns: LogColumns, column: Column, found: _Findings, trained: s
 
 
 def _read_order(
-    column: Column, counts: Counts
+    column: Column, found: _Findings
 ) -> Literal["integer", "number", "timestamp", "as it is"]:
-    """Text that holds numbers or times is ordered as such."""
+    """Text that holds numbers or times is ordered as such; none may be something else."""
+    counts, name = found.counts, column.name
     if column.kind == "timestamp":
         return "timestamp"
     if column.kind != "text":
+        found.bad("order no number", name, "is not a finite number", "; it has no place")
         return "as it is"
-    filled = counts[f"filled {column.name}"]
+    filled = counts[f"filled {name}"]
     if counts["order integers"] == filled:
         return "integer"
-    if counts["order numbers"] == filled:
+    numbers, timestamps = counts["order numbers"], counts["order timestamps"]
+    if numbers == filled:
         return "number"
-    return "timestamp" if counts["order timestamps"] == filled else "as it is"
+    if timestamps == filled:
+        return "timestamp"
+    kind = "number" if numbers >= timestamps else "timestamp"
+    if most := max(numbers, timestamps):
+        then = f" while {most:,} rows are; write all in one way"
+        found.bad(f"order no {kind}", name, f"is not a {kind}", then)
+    return "as it is"

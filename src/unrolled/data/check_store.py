@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,43 @@ from typing import Any
 from unrolled.data.files import Digests
 from unrolled.errors import UserError
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 
 def read_meta(store: Path) -> dict[str, Any]:
     """The contents of `store.json`.
 
     Raises:
-        UserError: When it is missing or not a store's.
+        UserError: When it is missing, not a store's, or changed.
     """
     path = store / "store.json"
     try:
-        meta: dict[str, Any] = json.loads(path.read_text())
-        return meta
+        meta = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not an event store ({error})") from error
+        raise UserError(f"{path}: not an event store ({error}); {_remedy(store)}") from error
+    if not isinstance(meta, dict):
+        raise UserError(f"{path}: not an event store; {_remedy(store)}")
+    check_version(store, meta)
+    if meta.get("checksum") != meta_checksum(meta):
+        raise UserError(
+            f"{path}: has other contents than were written (its checksum differs); {_remedy(store)}"
+        )
+    return meta
+
+
+def _remedy(store: Path) -> str:
+    if not store.name.startswith("store-"):
+        return "the run's schema is damaged: restore it, or train again"
+    return (
+        f"the event store is damaged: delete the folder {store}, and it is prepared again from "
+        "the log"
+    )
+
+
+def meta_checksum(meta: dict[str, Any]) -> str:
+    """The checksum over all else that `store.json` says, whatever its layout."""
+    rest = {name: value for name, value in meta.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def check_version(store: Path, meta: dict[str, Any]) -> None:
@@ -50,7 +73,6 @@ def check_store(store: Path) -> None:
         UserError: When a file is missing or changed.
     """
     meta = read_meta(store)
-    check_version(store, meta)
     digests = Digests(store.parent)
     for name, size in meta["sizes"].items():
         file = store / name
@@ -62,8 +84,5 @@ def check_store(store: Path) -> None:
             found = "has other bytes than were written (its checksum differs)"
         else:
             continue
-        raise UserError(
-            f"{file}: {found}; the event store is damaged: delete the folder {store}, and it is "
-            "prepared again from the log"
-        )
+        raise UserError(f"{file}: {found}; {_remedy(store)}")
     digests.save()

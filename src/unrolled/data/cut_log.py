@@ -88,7 +88,7 @@ def _measure(found: Sequences, columns: LogColumns, piece: Piece, where: str) ->
         found.begins[part] = np.minimum.reduceat(time, piece.heads)
         if len(found.ends):
             found.ends[part] = np.maximum.reduceat(time, piece.heads)
-        if columns.gap and columns.own_order is not None:
+        if columns.own_order is not None:
             _check_forward(found, columns, piece, time, where)
     if "same_order" in found.spool:
         _look_for_copies(found, columns, piece, where)
@@ -118,7 +118,8 @@ def _check_forward(
     steps = np.diff(time, prepend=time[:1])
     steps[piece.heads] = 0
     back = np.flatnonzero(steps < 0)
-    if len(back):
+    found.backward += len(back)
+    if len(back) and (columns.gap or columns.session_gap is not None):
         sequence = piece.first + int(np.searchsorted(piece.heads, back[0], "right")) - 1
         raise UserError(
             f"{where}: ordered by '{columns.order}', the time '{columns.time}' goes back "
@@ -173,7 +174,7 @@ def _look_for_copies(found: Sequences, columns: LogColumns, piece: Piece, where:
     near = np.flatnonzero(same | np.append(same[1:], False))
     if not len(near):
         return
-    names = [n for n in found.spool.dtypes if n.startswith(("category_", "number_", "is_target"))]
+    names = [n for n in found.spool.dtypes if n.startswith(("category_", "number_", "type"))]
     names += ["time"] if columns.own_order is not None and "time" in found.spool else []
     values = [found.read(name, piece)[near] for name in names]
     # NaN, a missing number, is equal to itself here.

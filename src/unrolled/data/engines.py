@@ -14,10 +14,11 @@ from typing import Any, Literal, Protocol, TypeAlias
 import duckdb
 import pyarrow as pa
 
+from unrolled.data.files import LogFiles
 from unrolled.data.log import Table
 from unrolled.data.sql import Column, Kind, quoted
 from unrolled.data.tables import columns as table_columns
-from unrolled.data.tables import first_line, one_row, relation
+from unrolled.data.tables import first_line, one_row, relation, require_one_type
 from unrolled.errors import UserError
 
 EngineName: TypeAlias = Literal["duckdb", "spark"]
@@ -122,9 +123,12 @@ class DuckDB:
         self._connection = connection
         self._scanned: dict[str, str] = {}
         self._known: dict[str, dict[str, str]] = {}
+        self._files: dict[str, LogFiles] = {}
 
     def open(self, name: str, table: Table) -> tuple[dict[str, str], str]:
         """Look at a table; files, a query, or Arrow data."""
+        if isinstance(table, Path | LogFiles):
+            self._files[name] = LogFiles(table) if isinstance(table, Path) else table
         self._scanned[name], where = relation(self._connection, name, table)
         self._known[name] = table_columns(self._connection, self._scanned[name], Path(where))
         return self._known[name], where
@@ -132,6 +136,8 @@ class DuckDB:
     def store(self, name: str, names: list[str]) -> dict[str, Column]:
         """Read the columns that are used, each once, and number the rows as the files have them."""
         columns = view_columns(name, names, self._known[name])
+        if name in self._files:
+            require_one_type(self._connection, self._files[name], columns)
         select = []
         for column in columns.values():
             value = quoted(column.name)

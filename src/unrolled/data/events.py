@@ -141,6 +141,13 @@ class EventData(SequenceData):
             )
         if self.target == "next_event" and self._meta["description"]["time"] is None:
             raise UserError("data.target=next_event needs data.source.time")
+        if self.target == "next_event" and (count := self._meta["read"]["backward"]):
+            described = self._meta["description"]
+            raise UserError(
+                f"data.target=next_event: ordered by '{described['order']}', the time "
+                f"'{described['time']}' goes back {count:,} times; set data.source.order to the "
+                "time column"
+            )
         return replace(stored, num_classes=ids[asked], per_step=True, target_feature=asked)
 
     @property

@@ -11,7 +11,7 @@ import pyarrow as pa
 from unrolled.data.log import LogColumns
 from unrolled.data.sequences import Booleans, Integers, Sequences
 from unrolled.data.words import as_text
-from unrolled.errors import UserError
+from unrolled.errors import UserError, did_you_mean
 
 SPLITS = ("train", "val", "test")
 _WORDS = {
@@ -40,6 +40,26 @@ def check_label_rows(found: Sequences, columns: LogColumns, where: str) -> None:
         raise UserError(
             f"{where}: {len(missing):,} sequences of the log have no row here, "
             f"for example {columns.key} {found.id_of(missing[0])}"
+        )
+
+
+def check_target(found: Sequences, columns: LogColumns, types: pa.Array, where: str) -> None:
+    """A log that is trained on has the target event.
+
+    Args:
+        found: The sequences.
+        columns: What the columns mean.
+        types: The event types that the log has.
+        where: What messages call the log.
+
+    Raises:
+        UserError: When it has none.
+    """
+    if not found.targets.any():
+        target = str(columns.target_event)
+        raise UserError(
+            f"{where}: no event of type '{target}' (data.source.target_event) in column "
+            f"'{columns.event_type}'; {did_you_mean(target, types.to_pylist())}"
         )
 
 

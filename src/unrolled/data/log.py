@@ -140,7 +140,13 @@ class LogColumns:
     @property
     def used_type(self) -> str | None:
         """The column of the event types, where the preparation itself looks at them."""
-        return self.event_type if self.target_event is not None or self.keep_types else None
+        asked = self.target_event is not None or self.keep_types or self.duplicates != "keep"
+        return self.event_type if asked else None
+
+    @property
+    def compared_type(self) -> str | None:
+        """The same where it is no feature, by which copies of an event would be told apart."""
+        return None if self.used_type in self.categories else self.used_type
 
     @property
     def categories(self) -> list[str]:

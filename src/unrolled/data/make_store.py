@@ -18,8 +18,15 @@ from unrolled.data import encode_log as enc
 from unrolled.data.account import Progress
 from unrolled.data.check_store import FORMAT_VERSION
 from unrolled.data.files import Digests
-from unrolled.data.label_log import SPLITS, check_label_rows, check_splits, labels, splits
-from unrolled.data.log import description_json
+from unrolled.data.label_log import (
+    SPLITS,
+    check_label_rows,
+    check_splits,
+    check_target,
+    labels,
+    splits,
+)
+from unrolled.data.log import LogColumns, description_json
 from unrolled.data.read_log import OpenedLog
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
 from unrolled.data.sequences import Integers, Sequences
@@ -135,6 +142,13 @@ class Store:
         return counts
 
 
+def type_words(columns: LogColumns) -> str:
+    """The words of the event types, where they are used."""
+    if columns.event_type not in columns.categories:
+        return "type"
+    return f"category_{columns.categories.index(columns.event_type)}"
+
+
 def words_of(log: OpenedLog, at: str) -> pa.Array:
     return enc.HOURS if at == "hour_of_week" else log.words[at]
 
@@ -143,6 +157,8 @@ def _label_and_split(log: OpenedLog, found: Sequences, *, labelled: bool) -> tup
     columns = log.columns
     if "has_label_row" in found.spool:
         check_label_rows(found, columns, log.labels_where)
+    if columns.target_event is not None:
+        check_target(found, columns, log.words[type_words(columns)], log.where)
     label = labels(found, columns, log.words, log.labels_where) if labelled else None
     split, order = splits(found, columns, log.words, log.labels_where)
     return label, split, order
@@ -184,6 +200,7 @@ def _account(log: OpenedLog, found: Sequences) -> dict[str, Any]:
         "events": log.rows,
         "sequences": len(found),
         "copies": found.copies,
+        "backward": found.backward,
         "dropped": dropped | found.dropped,
     }
 

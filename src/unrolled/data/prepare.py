@@ -1,6 +1,6 @@
 """From an event log to an event store: an engine orders the events, numpy makes the store.
 
-    store.json            description, schema, counts, statistics, account, checksums
+    store.json            description, schema, counts, statistics, account, checksums (its own, too)
     train-00000.arrow     one row a sequence, list columns; val and test beside it
     vocab/<column>.parquet
 
@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unrolled.data import encode_log as enc
-from unrolled.data.account import Progress, report
-from unrolled.data.check_store import FORMAT_VERSION, check_store, check_version, read_meta
+from unrolled.data.account import Progress, report, tell_left_out
+from unrolled.data.check_store import FORMAT_VERSION, check_store, meta_checksum, read_meta
 from unrolled.data.cut_log import cut_sequences
 from unrolled.data.engines import EngineName
 from unrolled.data.files import Digests
@@ -166,6 +166,7 @@ def prepare(
         progress.stage("cutting")
         made = Store(log, cut_sequences(spool, columns, log.where), partial, progress)
         meta = {"fingerprint": found, **made.write()}
+        meta["checksum"] = meta_checksum(meta)
         (partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n")
         made.remove_work()
     report(path, meta, time.monotonic() - start)
@@ -189,7 +190,8 @@ def encode(
         store: Folder with `store.json` and `vocab/`; a store or a run directory's `schema/`.
         columns: What the columns of the new events mean; the features are the store's. Of what is
             left out, nothing depends on other sequences: neither `min_support` nor
-            `training_items_only` counts here.
+            `training_items_only` counts here, and `min_length` only of labelled sequences. How many
+            are left out nevertheless is told on stderr.
         tables: `events` and, where labels are wanted and lie elsewhere, `labels`.
         labelled: Whether every sequence needs a label.
 
@@ -201,8 +203,9 @@ def encode(
         UserError: When the data do not fit the store's description.
     """
     meta = read_meta(store)
-    check_version(store, meta)
     columns = replace(columns, min_support=1, training_items_only=False)
+    if not labelled:
+        columns = replace(columns, min_length=1)
     _check_features(columns, meta)
     with tempfile.TemporaryDirectory(prefix="unrolled-") as folder:
         work = Path(folder)
@@ -222,6 +225,7 @@ def encode(
             check_label_rows(found, columns, log.labels_where)
         label = labels(found, columns, log.words, log.labels_where) if labelled else None
         alive = np.flatnonzero(found.alive)
+        tell_left_out(log.where, columns, len(found), len(alive))
         order = alive[np.argsort(found.first_row[alive])]
         vocabularies = {
             name: pq.read_table(vocabulary_path(store, name)) for name in enc.code_columns(columns)

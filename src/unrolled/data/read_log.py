@@ -40,8 +40,8 @@ class OpenedLog:
         columns: What the columns mean.
         given: What stands in the views.
         clock: How time and order are read.
-        words: The values of each column that became codes, `category_<i>`, `label` and `split`, in
-            the order of their codes, as text.
+        words: The values of each column that became codes, `category_<i>`, `type`, `label` and
+            `split`, in the order of their codes, as text.
         rows: Number of events read, those without an id among them.
         without_id: Number of events without an id.
         other_types: Number of events that `keep_types` leaves out.
@@ -215,6 +215,8 @@ def _code(log: OpenedLog, wanted: dict[str, str]) -> None:
     """Number the values of the columns that become codes, in the order of their text."""
     columns, given = log.columns, log.given
     coded = {f"category_{i}": ("given", given.columns[n]) for i, n in enumerate(columns.categories)}
+    if columns.compared_type is not None:
+        coded["type"] = ("given", given.columns[columns.compared_type])
     table, where = ("given", given.columns) if given.labels is None else (
         "given_labels", given.labels
     )  # fmt: skip

@@ -58,6 +58,7 @@ class Sequences:
         alive: Whether the sequence is kept.
         gap_unit: Seconds that count as one in the gap since the previous event.
         copies: Events that are exact copies of an earlier one, whether kept or not.
+        backward: How often the time goes back from an event to the next.
         dropped: What was left out so far, and how much of it.
     """
 
@@ -74,6 +75,7 @@ class Sequences:
     alive: Booleans
     gap_unit: float = 1.0
     copies: int = 0
+    backward: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:

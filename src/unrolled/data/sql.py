@@ -119,8 +119,8 @@ def ordered_query(columns: LogColumns, given: Given, clock: Clock) -> str:
     """The events in canonical order: by sequence, by order or time, by row.
 
     Columns: `sequence_key, source_row`, and as described `event_time` (float64 as in the log, or
-    int64 microseconds), `event_order`, `is_target`, `category_<i>` (codes, -1 for none),
-    `number_<i>`, `label`, `split` (codes) and `has_label_row`.
+    int64 microseconds), `event_order`, `is_target`, `category_<i>` (codes, -1 for none), `type`
+    (codes, where no category has them), `number_<i>`, `label`, `split` (codes) and `has_label_row`.
     """
     of = given.columns
     key = of[columns.key]
@@ -145,6 +145,10 @@ def ordered_query(columns: LogColumns, given: Given, clock: Clock) -> str:
         value = word(of[name])
         joins.append(f"LEFT JOIN codes_{index} ON codes_{index}.value = {value}")
         select.append(f"coalesce(codes_{index}.code, -1) AS category_{index}")
+    if columns.compared_type is not None:
+        value = word(of[columns.compared_type])
+        joins.append(f"LEFT JOIN codes_type ON codes_type.value = {value}")
+        select.append("coalesce(codes_type.code, -1) AS type")
     for index, name in enumerate(columns.numeric):
         select.append(f"{number(of[name])} AS number_{index}")
     where = of

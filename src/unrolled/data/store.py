@@ -96,6 +96,8 @@ class JaggedSequences:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         whole = pa.py_buffer(mapped)
         batch = pa.ipc.open_file(whole).get_batch(0)
+        if not len(batch):
+            return cls.from_table(pa.Table.from_batches([batch]), schema, target)
 
         def values(buffer: pa.Buffer, dtype: Any, count: int) -> Tensor:
             offset = buffer.address - whole.address

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,8 @@ def scan(path: Path, text: TextFormat = TextFormat()) -> str:  # noqa: B008
     """
     kind = table_format(path)
     files = matching_files(path)
-    listed = ", ".join(_literal(str(file)) for file in files)
     if kind == "parquet":
-        return f"read_parquet([{listed}])"
+        return scan_parquet(files)
     if kind == "arrow":
         raise UserError(f"{path}: an Arrow file is read as an event log only; use Parquet or CSV")
     separator, names = csv_header(files[0], text)
@@ -70,6 +69,7 @@ def scan(path: Path, text: TextFormat = TextFormat()) -> str:  # noqa: B008
         if csv_header(file, text)[1] != names:
             raise UserError(f"{file}: has other columns than {files[0]}")
     types = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
+    listed = ", ".join(_literal(str(file)) for file in files)
     # Nothing is guessed: a guess makes one column of all where a single row is broken.
     return (
         f"read_csv([{listed}], auto_detect=false, header={text.names is None}, "
@@ -193,6 +193,35 @@ def columns(connection: duckdb.DuckDBPyConnection, relation: str, where: Path) -
     except duckdb.Error as error:
         raise UserError(f"{where}: {first_line(error)}") from error
     return {row[0]: row[1] for row in rows}
+
+
+def require_one_type(
+    connection: duckdb.DuckDBPyConnection, table: LogFiles, names: Iterable[str]
+) -> None:
+    """Check that columns have the same type in all Parquet files of a glob.
+
+    DuckDB would read all by the type of the first: 2.4 as 2 where that has integers.
+
+    Raises:
+        UserError: When one has not.
+    """
+    if table_format(table.path) != "parquet":
+        return
+    first, *others = matching_files(table.path)
+    wanted = columns(connection, scan_parquet([first]), first) if others else {}
+    for file in others:
+        known = columns(connection, scan_parquet([file]), file)
+        for name in names:
+            if name in known and name in wanted and known[name] != wanted[name]:
+                raise UserError(
+                    f"{file}: column '{name}' is of the type {known[name]}, and {wanted[name]} in "
+                    f"{first}; write it in one type"
+                )
+
+
+def scan_parquet(files: Iterable[Path]) -> str:
+    """DuckDB's table function that reads these Parquet files."""
+    return f"read_parquet([{', '.join(_literal(str(file)) for file in files)}])"
 
 
 def one_row(

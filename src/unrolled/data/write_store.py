@@ -132,6 +132,9 @@ def write_arrow(rows: pa.RecordBatch | pa.Table, path: Path) -> None:
         pa.OSFile(str(path), "wb") as sink,
         pa.ipc.new_file(sink, table.schema, options=options) as writer,
     ):
+        # A table without rows has no batch, and a file that is read needs one.
+        if not len(table):
+            writer.write_batch(pa.RecordBatch.from_pylist([], table.schema))
         writer.write_table(table.combine_chunks(), max_chunksize=max(len(table), 1))
 
 

@@ -108,10 +108,11 @@ def _of_next_items(
     law: ShopLaw, sequences: JaggedSequences, seen: SeenSessions, items: Integers
 ) -> dict[str, float]:
     number = np.full(len(items) + UNKNOWN_ID + 1, -1)
-    number[UNKNOWN_ID + 1 :] = items
+    # The model may have been trained on a larger shop, whose items these sequences never have.
+    number[UNKNOWN_ID + 1 :] = np.where(items < law.items, items, -1)
     item = number[sequences.columns["item"].numpy()]
     in_training = np.zeros(law.items, np.int64)
-    in_training[items] = 1
+    in_training[items[items < law.items]] = 1
     catalogue = Catalogue(law, in_training)
     lengths = np.diff(seen.offsets)
     ranked: list[Ranked] = []
