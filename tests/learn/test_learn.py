@@ -130,7 +130,7 @@ def test_the_phase_of_three_noisy_values_is_found_as_well_as_it_can_be(tmp_path:
 
 
 def test_an_lstm_does_not_recall_what_a_transformer_of_its_size_does(tmp_path: Path) -> None:
-    scores = train("experiment=recall_lstm", "trainer.max_steps=600", cwd=tmp_path)
+    scores = train("experiment=recall_lstm", "trainer.max_steps=300", cwd=tmp_path)
     assert scores["test/error"]["value"] > 0.2
 
 
