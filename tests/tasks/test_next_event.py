@@ -202,14 +202,17 @@ def test_events_of_one_type_at_the_same_times_are_foretold(tmp_path: Path) -> No
 def test_a_log_in_another_order_than_that_of_time_is_refused(tmp_path: Path) -> None:
     log = _log(tmp_path, order="at", time="step")
     with_gap = _log(tmp_path, order="at", time="step", gap=True)
-    backwards = pa.table({"user": [row // 3 for row in range(27)], "at": range(27),
-                          "step": [5, 1, 0] * 9, "kind": ["click"] * 27})  # fmt: skip
-    write_table(backwards, tmp_path / "log.parquet")
+    table = pa.table({"user": [row // 3 for row in range(27)], "at": range(27),
+                      "step": [5, 1, 0] * 9, "kind": ["click"] * 27})  # fmt: skip
+    write_table(table, tmp_path / "log.parquet")
     with pytest.raises(UserError, match="the time 'step' goes back 18 times"):
         EventData(with_gap, tmp_path / "stores", target="next_event").setup()
     data = EventData(log, tmp_path / "stores", target="next_event")
+    with pytest.raises(UserError, match="the time 'step' goes back 18 times"):
+        data.train_targets()
+    backwards = torch.tensor([[2.0, -1.0], [2.0, 3.0]], dtype=torch.float64)
     with pytest.raises(ValueError, match="not in the order of their time"):
-        ExponentialHead(4, 3, train_targets=data.train_targets())
+        ExponentialHead(4, 3, train_targets=backwards)
 
 
 def test_a_log_without_times_is_refused(tmp_path: Path) -> None:
