@@ -62,6 +62,12 @@ def test_a_head_for_numbers_is_refused_where_the_target_is_a_class() -> None:
     )
 
 
+@pytest.mark.parametrize("head", ["catalogue.SoftmaxHead", "point_process.LogNormalMixtureHead"])
+def test_a_head_for_events_is_refused_where_there_are_none(head: str) -> None:
+    with pytest.raises(UserError, match=f"head: {head.partition('.')[2]} asks what comes next"):
+        _of_target({"_target_": f"unrolled.models.{head}"}, GeneratedData(Parity()))
+
+
 def test_a_head_is_told_what_it_asks_for() -> None:
     real = GeneratedData(MarkedNumbers(4), 4, 4, 4)
     assert _of_target({"_target_": "unrolled.models.real_head.RealHead"}, real) == {

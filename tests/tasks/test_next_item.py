@@ -24,7 +24,9 @@ from unrolled.models.readout import EveryStep, Last
 from unrolled.models.recurrent import GRU
 from unrolled.models.sequence import SequenceModel
 from unrolled.run.predictions import predict_source, predict_split, with_names
+from unrolled.tasks import next_item_references
 from unrolled.tasks.next_item import NextItem
+from unrolled.tasks.next_item_references import NextItemReferences
 
 K = 3
 
@@ -191,6 +193,34 @@ def test_references_score_as_by_hand(name: str, data: EventData) -> None:
 def test_references_can_be_left_out(data: EventData) -> None:
     assert make(data, references=False).references(data) == {}
     assert list(make(data).references(data)) == ["last_item", "markov", "session_knn"]
+
+
+def test_neighbours_are_the_same_however_few_queries_are_looked_at_together(
+    data: EventData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make(data).references(data)["session_knn"]
+    rows: list[int] = []
+    neighbours = NextItemReferences._neighbours
+
+    def counted(self: NextItemReferences, histories: torch.Tensor) -> torch.Tensor:
+        rows.append(len(histories))
+        return neighbours(self, histories)
+
+    monkeypatch.setattr(NextItemReferences, "_neighbours", counted)
+    monkeypatch.setattr(next_item_references, "_ALIKE_BYTES", 1)
+    assert make(data).references(data)["session_knn"] == whole
+    assert set(rows) == {1}
+
+
+def test_of_a_log_without_training_sessions_nothing_is_said_that_they_would_tell(
+    data: EventData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, source = make(data), data.source
+    empty = data.source("train")
+    empty.rows = empty.rows[:0]
+    monkeypatch.setattr(data, "source", lambda split: empty if split == "train" else source(split))
+    assert task.trivial_scores(data) == {}
+    assert task.references(data) == {}
 
 
 def test_predictions_have_the_names_of_the_items(data: EventData, tmp_path: Path) -> None:

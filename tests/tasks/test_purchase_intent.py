@@ -247,3 +247,11 @@ def test_any_head_of_two_classes_serves() -> None:
     trainer().test(task, datamodule=data, verbose=False)
     assert 0.05 <= task.results["test/temperature"] <= 20
     assert task.results["test/sequences"] == 120
+
+
+def test_every_event_of_a_stream_can_not_be_answered() -> None:
+    batch = everything(ShopData(), "train")
+    batch.continues = torch.full((len(batch),), -1)
+    with pytest.raises(UserError, match=r"data\.batching=stream has a session's label where"):
+        make_task(every_step=True).training_step(batch, 0)
+    make_task().training_step(batch, 0)

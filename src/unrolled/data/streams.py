@@ -158,7 +158,7 @@ class StreamLoader(Loader):
         starts = lengths.cumsum(0) - lengths
         cuts = self._cuts(starts)
         # Where a sequence starts or a window does, a piece starts.
-        begins: Tensor = torch.cat([starts, cuts]).unique()  # type: ignore[no-untyped-call]
+        begins: Tensor = torch.unique(torch.cat([starts, cuts]))
         window = torch.searchsorted(cuts, begins, right=True) - 1
         stream, batch = window // self.num_batches, window % self.num_batches
         place = torch.searchsorted(starts, begins, right=True) - 1

@@ -72,6 +72,7 @@ class CatalogueHead(Head):
             width = item_embedding.embedding_dim
         super().__init__(input_size, width, num_classes)
         if width == input_size:
+            # Declared as a linear map by the heads that have no vectors of items.
             self.linear = nn.Identity()  # type: ignore[assignment]
         if tied and item_embedding is not None:
             self.items = item_embedding

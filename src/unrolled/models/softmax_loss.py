@@ -25,6 +25,7 @@ def chunked_cross_entropy(
     The logits of a few events exist at a time; the backward pass computes them again, which makes
     four products of three. A gradient of the gradient is not defined.
     """
+    # torch has no types for `Function.apply`.
     return _Chunked.apply(x_NH, weight_VH, bias_V, targets_N)  # type: ignore[no-any-return, no-untyped-call]
 
 

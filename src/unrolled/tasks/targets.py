@@ -30,9 +30,7 @@ def flatten_steps(outputs: Tensor, batch: SequenceBatch) -> tuple[Tensor, Tensor
     present = has_target(targets)
     if targets.dim() == outputs.dim():
         present = present.all(-1)
-    if batch.packed and bool(present.all()):
-        return outputs, targets
-    return outputs[present], targets[present]
+    return flat_steps(outputs, targets, present)
 
 
 def padded(outputs: Tensor, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
@@ -92,14 +90,14 @@ def asked(targets: Tensor, every_step: bool) -> Tensor:
 
 
 def flat_steps(outputs: Tensor, targets: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs `[item, size]` and targets `[item]` of the chosen steps, in the order of the steps.
+    """Outputs and targets of the chosen steps, one after the other: `[item, size]`, `[item, ...]`.
 
     Args:
         outputs: `[batch, time, size]`, or packed `[N, size]`.
-        targets: `[batch, time]`, or packed `[N]`.
-        chosen: As the targets, bool.
+        targets: `[batch, time]`, or packed `[N]`; of several numbers with one dimension more.
+        chosen: Bool, `[batch, time]` or packed `[N]`.
     """
     places = chosen.flatten().nonzero().squeeze(1)
     flat = outputs.flatten(0, -2)
     # Not a mask, whose gradient is written one row after the other.
-    return flat.index_select(0, places), targets.flatten().index_select(0, places)
+    return flat.index_select(0, places), targets.flatten(0, chosen.dim() - 1)[places]
