@@ -12,6 +12,8 @@ from typing import Any
 
 from unrolled.errors import UserError
 from unrolled.run.directory import RunDirectory, now
+from unrolled.run.machines import this_machine
+from unrolled.run.parent import for_children
 from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED, USER_ERROR
 
 
@@ -31,6 +33,7 @@ def prepare_data(config: dict[str, Any], *, tell: bool = False) -> Path | None:
     from unrolled.run.experiment import build
 
     num_processes(config["trainer"])
+    this_machine(config["trainer"])
     source = config["data"].get("source")
     store_dir = config["data"].get("store_dir")
     if not isinstance(source, dict) or store_dir is None:
@@ -46,17 +49,23 @@ def prepare_data(config: dict[str, Any], *, tell: bool = False) -> Path | None:
 def launch(run: RunDirectory) -> int:
     """Do the work of a run: one process, or one for each device by torchrun.
 
+    Of a run on several machines, this machine's part; the first one tells how it went.
+
     Returns:
         0 finished, 1 failed, 2 a mistake of the user, 130 interrupted.
     """
-    trainer = run.config()["trainer"]
-    process = subprocess.Popen(_command(run, trainer), env=environment(trainer), **_output(run))
+    config = run.config()
+    machine = this_machine(config["trainer"])
+    variables = environment(config["trainer"]) | for_children()
+    process = subprocess.Popen(_command(run, config), env=variables, **_output(run, config))
     previous = {s: signal.signal(s, _forward(process, s)) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = process.wait()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if not machine.first:
+        return code if code >= 0 else FAILED
     return _settle(run, code)
 
 
@@ -81,13 +90,16 @@ def num_processes(trainer: dict[str, Any]) -> int | str:
     return number
 
 
-def _command(run: RunDirectory, trainer: dict[str, Any]) -> list[str]:
-    work = ["-m", "unrolled.run.work", str(run.path)]
-    processes = num_processes(trainer)
-    if processes == 1:
-        return [sys.executable, *work]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [sys.executable, *torchrun, *work]
+def _command(run: RunDirectory, config: dict[str, Any]) -> list[str]:
+    kind = "agent" if _has_agent(config) else "work"
+    return [sys.executable, "-m", f"unrolled.run.{kind}", str(run.path)]
+
+
+def _has_agent(config: dict[str, Any]) -> bool:
+    """Whether torchrun's agent is needed: for several processes, or to start one again."""
+    trainer = config["trainer"]
+    several = num_processes(trainer) != 1 or (trainer.get("num_nodes") or 1) > 1
+    return several or bool(config.get("restarts"))
 
 
 def environment(trainer: dict[str, Any]) -> dict[str, str]:
@@ -106,11 +118,9 @@ def environment(trainer: dict[str, Any]) -> dict[str, str]:
     return variables
 
 
-def _output(run: RunDirectory) -> dict[str, Any]:
-    # torchrun writes pages to stderr when a rank fails; the reason is in status.json.
-    if num_processes(run.config()["trainer"]) == 1:
-        return {}
-    return {"stderr": (run.path / "train.log").open("ab")}
+def _output(run: RunDirectory, config: dict[str, Any]) -> dict[str, Any]:
+    # torchrun writes to stderr when a rank fails; the reason is in status.json.
+    return {"stderr": (run.path / "train.log").open("ab")} if _has_agent(config) else {}
 
 
 def _forward(process: subprocess.Popen[bytes], number: int) -> Any:

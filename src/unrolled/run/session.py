@@ -11,7 +11,9 @@ from omegaconf import DictConfig
 from unrolled.errors import UserError
 from unrolled.run.compose import Composed, in_job, run_hydra
 from unrolled.run.directory import RunDirectory
+from unrolled.run.join import join
 from unrolled.run.launch import launch, prepare_data, resume
+from unrolled.run.machines import this_machine
 from unrolled.run.overrides import CommandLine, read_command_line
 from unrolled.run.show import short, show_result, show_runs
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
@@ -59,6 +61,8 @@ def train(arguments: list[str], command: str) -> int:
         print(f"\n[{len(rows)}] {' '.join(typed)}", flush=True)
         try:
             composed = in_job(cfg, line)
+            if this_machine(composed.config["trainer"]).count > 1:
+                raise UserError("trainer.num_nodes: a multirun is for one machine")
             prepare_data(composed.config)
             run = RunDirectory.create(composed.config, run.path, command)
             codes.append(_finish(run, launch(run)))
@@ -87,8 +91,16 @@ def train(arguments: list[str], command: str) -> int:
 
 
 def _start(composed: Composed, command: str) -> int:
-    prepare_data(composed.config)
     given = composed.config.get("run_dir")
+    machine = this_machine(composed.config["trainer"])
+    if machine.count > 1 and not given:
+        raise UserError(
+            f"run_dir: trainer.num_nodes={machine.count} machines need a folder that all of them "
+            "see; name one by run_dir=..."
+        )
+    if not machine.first:
+        return join(composed.config, Path(str(given)))
+    prepare_data(composed.config)
     run = RunDirectory.create(composed.config, Path(given) if given else None, command)
     code = _finish(run, launch(run))
     if code == USER_ERROR and not run.status().get("first_step"):
@@ -98,7 +110,11 @@ def _start(composed: Composed, command: str) -> int:
 
 
 def _resume(line: CommandLine) -> int:
-    run = resume(Path(line.values["resume"]), line.values)
+    path = Path(line.values["resume"])
+    if not this_machine(RunDirectory.open(path).config()["trainer"]).first:
+        # The first machine changes the config where that is asked for.
+        return launch(RunDirectory.open(path))
+    run = resume(path, line.values)
     if run.status().get("state") == "finished":
         print(f"{short(run)} is finished; its result:", flush=True)
         show_result(run)
