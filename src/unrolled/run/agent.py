@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,8 +29,10 @@ from unrolled.run.failure import (
     Failure,
     first_failure,
     forget_failures,
+    give_up,
     of_exit,
     read_failures,
+    who_gave_up,
 )
 from unrolled.run.launch import num_processes
 from unrolled.run.machines import SECONDS_TO_MEET, Machine, this_machine
@@ -51,12 +55,17 @@ def main(run_dir: str) -> int:
     signal.signal(signal.SIGINT, _Interrupt())
     watch_parent()
     os.environ.update(for_children())
+    # Else all attempts have one store, and a process that is started again may read in it where its
+    # partner listened before it died.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     config = run.config()
     machine = this_machine(config["trainer"])
     try:
         processes = _processes(config["trainer"])
         if machine.first:
             forget_failures(run)
+        if machine.count > 1:
+            threading.Thread(target=_watch_others, args=(run, machine), daemon=True).start()
         launch_config = _launch_config(machine, processes, int(config.get("restarts") or 0))
         elastic_launch(launch_config, sys.executable)("-m", "unrolled.run.work", str(run.path))
     except ChildFailedError as error:
@@ -128,14 +137,30 @@ class _Interrupt:
         if time.monotonic() - self.received < 1.0:
             # The terminal's, and the same one handed on by the parent.
             return
-        for child in Path("/proc/self/task").glob("*/children"):
-            for process in child.read_text().split():
-                # Each leads a group of its own.
-                os.killpg(int(process), signal.SIGKILL)
+        _kill_processes()
         os._exit(INTERRUPTED)
 
 
+def _kill_processes() -> None:
+    for children in Path("/proc/self/task").glob("*/children"):
+        for process in children.read_text().split():
+            # Each leads a group of its own.
+            with suppress(ProcessLookupError):
+                os.killpg(int(process), signal.SIGKILL)
+
+
+def _watch_others(run: RunDirectory, machine: Machine) -> None:
+    """End this machine's processes when another's have: they may wait for those half an hour."""
+    # Of an earlier attempt at the run.
+    old = who_gave_up(run, machine.number)
+    while not who_gave_up(run, machine.number).items() - old.items():
+        time.sleep(1)
+    time.sleep(SECONDS_FOR_THE_OTHERS)
+    _kill_processes()
+
+
 def _judge(run: RunDirectory, machine: Machine, error: ChildFailedError, num_ranks: int) -> int:
+    give_up(run, machine.number)
     found = read_failures(run)
     for rank, failure in error.failures.items():
         if rank not in found:
@@ -169,7 +194,8 @@ def _tell_failure(run: RunDirectory, machine: Machine, failure: Failure) -> int:
 def _tell(run: RunDirectory, machine: Machine, message: str, user_error: bool = False) -> int:
     if machine.first:
         run.set_status(state="failed", error=message, user_error=user_error, finished=now())
-        forget_failures(run)
+        if machine.count == 1:
+            forget_failures(run)
     return USER_ERROR if user_error else FAILED
 
 

@@ -117,6 +117,18 @@ def read_failures(run: RunDirectory) -> dict[int, Failure]:
     return found
 
 
+def give_up(run: RunDirectory, machine: int) -> None:
+    """Tell the other machines that the processes of this one have failed for good."""
+    (run.path / FOLDER).mkdir(exist_ok=True)
+    run.write(f"{FOLDER}/machine-{machine}", "")
+
+
+def who_gave_up(run: RunDirectory, machine: int) -> dict[str, float]:
+    """The machines beside this one that have, and when, by the clock of the disk."""
+    marks = (run.path / FOLDER).glob("machine-*")
+    return {m.name: m.stat().st_mtime for m in marks if m.name != f"machine-{machine}"}
+
+
 def first_failure(failures: dict[int, Failure]) -> Failure:
     """The one that the others are consequences of."""
     return min(failures.values(), key=lambda failure: (failure.consequence, failure.time))

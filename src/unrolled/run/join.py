@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,10 @@ def join(config: dict[str, Any], path: Path) -> int:
     require_same(run.config(), config)
     # Where the machines have no disk in common, each prepares its own data.
     prepare_data(config)
-    return launch(run)
+    code = launch(run)
+    if code:
+        print(f"{path}: the first machine tells why the run ended", file=sys.stderr)
+    return code
 
 
 def require_same(config: dict[str, Any], other: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import time
 VARIABLE = "UNROLLED_PARENT"
 """The environment variable with the number of the process that has to be there."""
 
-SECONDS_TO_SAVE = 600.0
+SECONDS_TO_SAVE = 300.0
 """After so long a process that was asked to stop ends whatever it does."""
 
 
