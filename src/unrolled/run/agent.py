@@ -39,6 +39,9 @@ from unrolled.run.machines import SECONDS_TO_MEET, Machine, this_machine
 from unrolled.run.parent import SECONDS_TO_SAVE, for_children, watch_parent
 from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED, USER_ERROR
 
+WORK = ("-m", "unrolled.run.work")
+"""What a process is, for Python; the run directory follows."""
+
 SECONDS_BETWEEN_LOOKS = 0.1
 """How often the agent looks whether a process has ended."""
 
@@ -67,7 +70,7 @@ def main(run_dir: str) -> int:
         if machine.count > 1:
             threading.Thread(target=_watch_others, args=(run, machine), daemon=True).start()
         launch_config = _launch_config(machine, processes, int(config.get("restarts") or 0))
-        elastic_launch(launch_config, sys.executable)("-m", "unrolled.run.work", str(run.path))
+        elastic_launch(launch_config, sys.executable)(*WORK, str(run.path))
     except ChildFailedError as error:
         if any(f.exitcode == IN_USE for f in error.failures.values()):
             return IN_USE

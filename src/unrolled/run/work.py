@@ -33,6 +33,7 @@ def main(run_dir: str) -> int:
         return USER_ERROR
     if has_agent():
         forget_failures(run, int(os.environ["RANK"]))
+        log.info("config %s", run.config_hash())
     try:
         # The first process owns the run directory; the others work for it.
         with run.locked() if first else nullcontext():

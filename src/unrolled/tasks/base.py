@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 import lightning
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map
@@ -192,6 +193,18 @@ class SequenceTask(lightning.LightningModule, ABC):
             if trainer.world_size > 1:
                 mean = cast(Tensor, trainer.strategy.reduce(mean, reduce_op="mean"))
             self._log({"train/loss": mean}, step)
+
+    def on_validation_start(self) -> None:
+        """Take over the first process's buffers, on all processes.
+
+        DDP does so in the first forward pass, where a process without a sequence to validate would
+        be missing, and the others would wait for it for ever.
+        """
+        model = self.trainer.strategy.model
+        if isinstance(model, DistributedDataParallel) and model.will_sync_module_buffers():
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, 0)
+            model.require_forward_param_sync = False
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         """Judge one batch."""

@@ -96,8 +96,13 @@ def run(size: int, num_ranks: int) -> dict[str, Any]:
     found = {name: float(value) for name, value in trainer.callback_metrics.items()}
     stopped = trainer.current_epoch
     trainer.test(task, datamodule=data, verbose=False)
-    return {"validation": found, "stopped": stopped, "test": dict(task.results),
-            "batches": noting.batches, "weights": [p.detach() for p in task.parameters()]}  # fmt: skip
+    return {
+        "validation": found,
+        "stopped": stopped,
+        "test": dict(task.results),
+        "batches": noting.batches,
+        "weights": [p.detach() for p in task.parameters()],
+    }
 
 
 def of_rank(rank: int, num_ranks: int, port: int, folder: Path) -> None:
@@ -110,10 +115,11 @@ def of_rank(rank: int, num_ranks: int, port: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.timeout(90)
 @pytest.mark.filterwarnings("ignore")
 def test_several_processes_count_every_sequence_once_and_agree_with_one(tmp_path: Path) -> None:
     alone = [run(size, 1) for size in SIZES]
-    num_ranks = 3
+    num_ranks = 2
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -124,7 +130,7 @@ def test_several_processes_count_every_sequence_once_and_agree_with_one(tmp_path
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(num_ranks)]
     for size, one, *several in zip(SIZES, alone, *ranks, strict=True):
         assert one["test"]["test/sequences"] == size
-        assert len(one["batches"]) == one["stopped"] * len(one["batches"]) // one["stopped"] > 4
+        assert len(one["batches"]) > 4
         for part in several:
             assert part["stopped"] == one["stopped"]
             assert part["validation"] == several[0]["validation"]
