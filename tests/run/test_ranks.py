@@ -165,7 +165,9 @@ def test_machines_that_slurm_starts_make_one_run_and_go_on_after_a_death(
     assert "test/error" in told[0][0]
     assert "test/error" not in told[1][0]
     assert "waiting for the first machine to make" in told[1][0]
-    assert RunDirectory(run).status()["restarts"] == 1
+    log = (run / "train.log").read_text()
+    assert "failed (exitcode: -9)" in log
+    assert sorted(re.findall(r"rank (\d) INFO unrolled: config", log)) == ["0", "0", "1", "1"]
     assert (run / "metrics.csv").read_text() == (two_runs / "0" / "metrics.csv").read_text()
     assert result(run) == result(two_runs / "0")
     config = yaml.safe_load((run / "config.yaml").read_text())

@@ -33,7 +33,6 @@ def prepare_data(config: dict[str, Any], *, tell: bool = False) -> Path | None:
     from unrolled.run.experiment import build
 
     num_processes(config["trainer"])
-    this_machine(config["trainer"])
     source = config["data"].get("source")
     store_dir = config["data"].get("store_dir")
     if not isinstance(source, dict) or store_dir is None:

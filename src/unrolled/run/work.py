@@ -47,9 +47,8 @@ def _work(run: RunDirectory, first: bool) -> int:
     try:
         if first:
             run.set_status(
-                state="running", started=now(), process=os.getpid(), error=None, user_error=None,
-                restarts=times_restarted(),
-            )  # fmt: skip
+                state="running", started=now(), process=os.getpid(), error=None, user_error=None
+            )
         from unrolled.run.training import train
 
         train(run)
