@@ -72,8 +72,11 @@ def main(run_dir: str) -> int:
         launch_config = _launch_config(machine, processes, int(config.get("restarts") or 0))
         elastic_launch(launch_config, sys.executable)(*WORK, str(run.path))
     except ChildFailedError as error:
-        if any(f.exitcode == IN_USE for f in error.failures.values()):
+        codes = {failure.exitcode for failure in error.failures.values()}
+        if IN_USE in codes:
             return IN_USE
+        if INTERRUPTED in codes:
+            return _after_signal(run, machine)
         return _judge(run, machine, error, processes * machine.count)
     except SignalException:
         return _after_signal(run, machine)

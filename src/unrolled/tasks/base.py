@@ -201,7 +201,7 @@ class SequenceTask(lightning.LightningModule, ABC):
         be missing, and the others would wait for it for ever.
         """
         model = self.trainer.strategy.model
-        if isinstance(model, DistributedDataParallel) and model.will_sync_module_buffers():
+        if isinstance(model, DistributedDataParallel) and model.broadcast_buffers:
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, 0)
             model.require_forward_param_sync = False
