@@ -21,7 +21,7 @@ import yaml
 
 from unrolled.run import agent, work
 from unrolled.run.directory import RunDirectory
-from unrolled.run.failure import FOLDER, Failure
+from unrolled.run.failure import FOLDER, Failure, first_failure
 
 pytestmark = pytest.mark.process
 
@@ -84,15 +84,23 @@ def test_the_first_error_is_told_not_what_others_lost_by_it(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = start(run, monkeypatch, """
-        if rank == 0:
-            failed(run, RuntimeError("NCCL communicator was aborted"))
-        else:
-            time.sleep(0.05)
+        if rank == 1:
             failed(run, ValueError("no room left\\nand more"))
+        else:
+            while not (run.path / ".failures" / "1.json").exists():
+                time.sleep(0.01)
+            failed(run, RuntimeError("NCCL communicator was aborted"))
         sys.exit(1)
     """)  # fmt: skip
     assert code == work.FAILED
     assert run.status()["error"] == "process 1 of 2 failed: ValueError: no room left"
+
+
+def test_a_consequence_is_not_the_cause_even_where_its_clock_is_early() -> None:
+    lost = Failure(0, 3, "failed: connection closed", 10.0, consequence=True)
+    killed, later = Failure(2, 3, "was killed by SIGKILL", 11.0), Failure(1, 3, "failed: x", 12.0)
+    assert first_failure({0: lost, 1: later, 2: killed}) == killed
+    assert first_failure({0: lost}).message == "process 0 of 3 failed: connection closed"
 
 
 def test_a_mistake_of_the_user_is_told_as_it_is(

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.process
 
 TYPED = [
     *(a for a in SMALL if not a.startswith("trainer")), "data.train_size=201",
-    "data.eval_batch_size=64", "trainer.max_steps=48", "trainer.log_every_n_steps=3",
+    "data.eval_batch_size=64", "trainer.max_steps=50", "trainer.log_every_n_steps=5",
 ]  # fmt: skip
-"""A run of 12 epochs; 201 strings and 261 of the test are odd numbers for two processes."""
+"""A run of 10 epochs; 201 strings and 261 of the test are odd numbers for two processes."""
 
 
 def result(run: Path) -> dict[str, dict[str, float]]:
@@ -158,7 +158,7 @@ def test_machines_that_slurm_starts_make_one_run_and_go_on_after_a_death(
         start(*typed, cwd=tmp_path, env={**slurm, "SLURM_NODEID": number, "SLURM_PROCID": number})
         for number in "10"
     )
-    wait_for_step(run, 9)
+    wait_for_step(run, 10)
     os.kill(processes(run)[1], signal.SIGKILL)
     told = [process.communicate(timeout=120) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], told
