@@ -13,12 +13,14 @@ from unrolled.run.launch import launch, prepare_data
 from unrolled.run.machines import SECONDS_TO_MEET
 
 
-def join(config: dict[str, Any], path: Path) -> int:
+def join(config: dict[str, Any], path: Path, *, goes_on: bool = False) -> int:
     """Work on a run that the first of its machines makes.
 
     Args:
         config: Composed here, to be the same as the run's.
         path: The run directory, which all machines see.
+        goes_on: Whether the run may be there already. Then the first machine judges whether it can
+            go on with this config.
 
     Returns:
         As `launch`.
@@ -36,9 +38,10 @@ def join(config: dict[str, Any], path: Path) -> int:
                 f"{SECONDS_TO_MEET // 60} minutes; do all machines see the same folder?"
             )
         time.sleep(0.2)
-    if run.status()["state"] not in ("created", "running"):
-        raise UserError(f"run_dir={path} exists already; name another folder")
-    require_same(run.config(), config)
+    if not goes_on:
+        if run.status()["state"] not in ("created", "running"):
+            raise UserError(f"run_dir={path} exists already; name another folder")
+        require_same(run.config(), config)
     # Where the machines have no disk in common, each prepares its own data.
     prepare_data(config)
     code = launch(run)
