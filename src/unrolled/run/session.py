@@ -5,16 +5,21 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from unrolled.errors import UserError
-from unrolled.run.compose import Composed, in_job, run_hydra
+from unrolled.run.compose import Composed, compose, in_job, run_hydra
 from unrolled.run.directory import RunDirectory
-from unrolled.run.launch import launch, prepare_data, resume
+from unrolled.run.launch import launch, prepare_data
 from unrolled.run.overrides import CommandLine, read_command_line
+from unrolled.run.resume import find, resume
 from unrolled.run.show import short, show_result, show_runs
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
+
+AUTO = "auto"
+"""The value of `resume` that goes on with the latest run of the same experiment, or starts one."""
 
 
 def train(arguments: list[str], command: str) -> int:
@@ -31,8 +36,12 @@ def train(arguments: list[str], command: str) -> int:
         UserError: For a single run that could not begin.
     """
     line = read_command_line(arguments)
-    if "resume" in line.values and not line.shows:
-        return _resume(line)
+    given = line.values.get("resume", "null")
+    if given not in ("null", AUTO) and not line.shows:
+        if line.multirun:
+            raise UserError("resume=RUN_DIR names one run; with -m use resume=auto")
+        whole = {"task", "experiment"} & set(line.values)
+        return _resume(Path(given), compose(line).config if whole else None, line)
     if line.shows:
         run_hydra(line, lambda cfg: None)
         return FINISHED
@@ -44,7 +53,7 @@ def train(arguments: list[str], command: str) -> int:
     def single(cfg: DictConfig) -> None:
         # Hydra would print a line of its own for an error that leaves the job.
         try:
-            codes.append(_start(in_job(cfg, line), command))
+            codes.append(_start(in_job(cfg, line), command, line))
         except Exception as error:
             errors.append(error)
 
@@ -59,9 +68,8 @@ def train(arguments: list[str], command: str) -> int:
         print(f"\n[{len(rows)}] {' '.join(typed)}", flush=True)
         try:
             composed = in_job(cfg, line)
-            prepare_data(composed.config)
-            run = RunDirectory.create(composed.config, run.path, command)
-            codes.append(_finish(run, launch(run)))
+            composed.config["run_dir"] = str(run.path)
+            codes.append(_start(composed, command, line, keep=True))
         except Exception as error:
             _print_error(str(error) or type(error).__name__)
             codes.append(USER_ERROR if isinstance(error, UserError) else FAILED)
@@ -86,19 +94,22 @@ def train(arguments: list[str], command: str) -> int:
     return FAILED if failed else FINISHED
 
 
-def _start(composed: Composed, command: str) -> int:
-    prepare_data(composed.config)
-    given = composed.config.get("run_dir")
-    run = RunDirectory.create(composed.config, Path(given) if given else None, command)
+def _start(composed: Composed, command: str, line: CommandLine, *, keep: bool = False) -> int:
+    config = composed.config
+    if config.get("resume") == AUTO and (found := find(config)) is not None:
+        return _resume(found.path, config, line)
+    prepare_data(config)
+    given = config.get("run_dir")
+    run = RunDirectory.create(config, Path(given) if given else None, command)
     code = _finish(run, launch(run))
-    if code == USER_ERROR and not run.status().get("first_step"):
+    if code == USER_ERROR and not keep and not run.status().get("first_step"):
         # Nothing was trained: nothing is left behind.
         run.remove()
     return code
 
 
-def _resume(line: CommandLine) -> int:
-    run = resume(Path(line.values["resume"]), line.values)
+def _resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> int:
+    run = resume(path, config, line)
     if run.status().get("state") == "finished":
         print(f"{short(run)} is finished; its result:", flush=True)
         show_result(run)

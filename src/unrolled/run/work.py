@@ -14,8 +14,9 @@ from pathlib import Path
 
 from unrolled.errors import UserError
 from unrolled.run.directory import RunDirectory, now
+from unrolled.run.interruption import EXIT_CODE, Interrupted, interruption
 
-FINISHED, FAILED, USER_ERROR, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
+FINISHED, FAILED, USER_ERROR, IN_USE, INTERRUPTED = 0, 1, 2, 3, EXIT_CODE
 """Exit codes; IN_USE: another process owns the run directory, nothing in it was touched."""
 
 log = logging.getLogger("unrolled")
@@ -23,6 +24,7 @@ log = logging.getLogger("unrolled")
 
 def main(run_dir: str) -> int:
     """Train the run in `run_dir`; its exit code."""
+    interruption.listen()
     run = RunDirectory(Path(run_dir))
     first = os.environ.get("RANK", "0") == "0"
     _log_to_file(run, first)
@@ -48,9 +50,10 @@ def _work(run: RunDirectory, first: bool) -> int:
     except UserError as error:
         run.set_status(state="failed", error=str(error), user_error=True, finished=now())
         return USER_ERROR
-    except (KeyboardInterrupt, SystemExit):
-        # Lightning ends the process in this way after Ctrl-C and SIGTERM.
-        run.set_status(state="interrupted", finished=now())
+    except Interrupted as signal:
+        log.info("interrupted by %s", signal)
+        if first:
+            run.set_status(state="interrupted", finished=now())
         return INTERRUPTED
     except BaseException as error:
         # Into train.log alone: the terminal gets the one line that matters.
