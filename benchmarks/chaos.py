@@ -21,8 +21,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,6 +38,9 @@ from unrolled.run.launch import environment, num_processes, prepare_data
 from unrolled.run.overrides import read_command_line
 from unrolled.run.resume import resume
 from unrolled.tasks.base import SequenceTask
+
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["chaos", "unrolled.run.training", "unrolled.report.plots"])
 
 LONGEST = 120.0
 """Seconds after which a run that neither ends nor dies counts as hanging."""
@@ -101,7 +106,7 @@ def create(typed: Sequence[str], folder: Path) -> RunDirectory:
 
 
 def work_on(run: RunDirectory, kill: Kill | None = None, number: int = signal.SIGKILL) -> list[int]:
-    """Do the work of a run in forked processes.
+    """Do the work of a run in processes of its own.
 
     Args:
         run: The run directory.
@@ -117,52 +122,41 @@ def work_on(run: RunDirectory, kill: Kill | None = None, number: int = signal.SI
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = []
-    for rank in range(count):
-        child = os.fork()
-        if child == 0:
-            _child(run, rank, count, port, kill, number)
-        children.append(child)
-    codes: dict[int, int] = {}
+    processes = [
+        CONTEXT.Process(target=_work, args=(run.path, rank, count, port, kill, number))
+        for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
     limit = time.monotonic() + LONGEST
-    while len(codes) < count:
-        child, status = os.waitpid(-1, os.WNOHANG)
-        if child:
-            codes[child] = os.waitstatus_to_exitcode(status)
-            ended_badly = codes[child] < 0
-        else:
-            time.sleep(0.01)
-            ended_badly = time.monotonic() > limit
-        if ended_badly:
-            for other in set(children) - set(codes):
-                os.kill(other, signal.SIGKILL)
+    while alive := [process for process in processes if process.is_alive()]:
+        wait([process.sentinel for process in alive], timeout=LONGEST)
+        hang = time.monotonic() > limit
+        if hang or any((process.exitcode or 0) < 0 for process in processes):
+            for process in alive:
+                process.kill()
     assert time.monotonic() < limit, f"{run.path}: the processes hang"
-    return [codes[child] for child in children]
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.close()
+    return [code for code in codes if code is not None]
 
 
-def _child(
-    run: RunDirectory, rank: int, count: int, port: int, kill: Kill | None, number: int
-) -> None:
-    """The life of a forked process; never returns."""
-    code = 1
-    try:
-        log = os.open(run.path / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.environ.update(environment(run.config()["trainer"]))
-        if count > 1:
-            os.environ |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
-                "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "chaos",
-            }  # fmt: skip
-        with ExitStack() as patches:
-            if kill is not None and kill.rank == rank:
-                patches.enter_context(_killed_at(kill, number))
-            code = work.main(str(run.path))
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+def _work(path: Path, rank: int, count: int, port: int, kill: Kill | None, number: int) -> None:
+    """What a process does."""
+    output = os.open(path / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(environment(RunDirectory(path).config()["trainer"]))
+    if count > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+            "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "chaos",
+        }  # fmt: skip
+    patched = _killed_at(kill, number) if kill and kill.rank == rank else nullcontext()
+    with patched:
+        sys.exit(work.main(str(path)))
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def _between_steps(trainer: lightning.Trainer, loop: dict[str, Any]) -> None:
     "the epoch is over", and counts one more batch that stepped than there was.
     """
     # The data module has the position.
-    loop.pop("combined_loader", None)
+    loop["state_dict"].pop("combined_loader", None)
     epoch_loop = trainer.fit_loop.epoch_loop
     batches = epoch_loop.batch_progress.current
     if batches.ready == batches.completed:

@@ -345,5 +345,8 @@ class SequenceTask(lightning.LightningModule, ABC):
                 sync_dist=not name.startswith("train/"),
             )
         row = {name: float(value) for name, value in values.items()}
+        if not self.trainer.testing:
+            # A test is of the best checkpoint, whichever epoch the run is in.
+            row["epoch"] = self.current_epoch
         for logger in self.loggers:
-            logger.log_metrics({**row, "epoch": self.current_epoch}, step)
+            logger.log_metrics(row, step)
