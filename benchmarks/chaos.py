@@ -57,6 +57,10 @@ BUCKETED = ["data.batching=bucketed", "data.events_per_batch=256"]
 BY_STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=25", "scheduler=one_cycle",
             "scheduler.total_steps=25"]  # fmt: skip
 STREAM = ["data.batching=stream", "data.bptt=8"]
+# Three streams for two processes: their carried states differ in size.
+TEXT = ["task=next_word", "data.source.train_symbols=900", "data.source.eval_symbols=300",
+        "data.batch_size=3", "model.hidden_size=8", "trainer.max_epochs=2", "trainer.max_steps=-1",
+        "scheduler=constant"]  # fmt: skip
 TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
 
 RUNS = {
@@ -66,6 +70,7 @@ RUNS = {
     "bucketed, dropout": [*SHOP, *BUCKETED],
     "packed, dropout": [*SHOP, "data.batching=packed"],
     "stream": [*SHOP, *STREAM],
+    "text, 2 ranks": [*TEXT, *TWO],
     "stream, 2 ranks": [*SHOP, *TWO, *STREAM],
     "bucketed, 2 ranks": [*SHOP, *TWO, *BUCKETED, "trainer.accumulate_grad_batches=2"],
 }

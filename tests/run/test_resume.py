@@ -38,6 +38,7 @@ KILLS = {
     ],
     "packed, dropout": [Kill("after a step", 10), Kill("while a checkpoint is written", 2)],
     "stream": [Kill("before a step", 13), Kill("in a validation", 1), Kill("before a step", 4)],
+    "text, 2 ranks": [Kill("before a step", 8), Kill("after a step", 4, rank=1)],
     "stream, 2 ranks": [Kill("before a step", 9), Kill("after a step", 7, rank=1)],
     "bucketed, 2 ranks": [
         Kill("before a step", 6, rank=1),
@@ -177,6 +178,22 @@ def test_a_longer_run_goes_on_from_the_end_of_a_shorter(
     run = go_on(run, f"trainer.max_epochs={epochs}")
     assert not any(chaos.work_on(run))
     assert chaos.differences(chaos.outcome(whole(name)), chaos.outcome(run)) == []
+
+
+MEMORIZE = ["experiment=seed0_memorize", "model.hidden_size=16", "embedding.size=8",
+            "trainer.max_steps=-1", "scheduler=constant"]  # fmt: skip
+
+
+def test_what_was_stopped_after_any_epoch_has_the_losses_of_what_was_not(tmp_path: Path) -> None:
+    never = chaos.create([*MEMORIZE, "trainer.max_epochs=4"], tmp_path / "whole")
+    assert chaos.work_on(never) == [0]
+    part = chaos.create([*MEMORIZE, "trainer.max_epochs=1"], tmp_path / "part")
+    assert chaos.work_on(part) == [0]
+    for epochs in (2, 4):
+        part = go_on(part, f"trainer.max_epochs={epochs}")
+        assert chaos.work_on(part) == [0]
+    assert chaos.differences(chaos.outcome(never), chaos.outcome(part)) == []
+    assert len((part.path / "metrics.csv").read_text().splitlines()) > 12
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
