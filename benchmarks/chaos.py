@@ -12,7 +12,6 @@ best.ckpt, metrics.csv and metrics.json must be those of the run that was never 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -182,11 +181,12 @@ def _killed_at(kill: Kill, number: int) -> Iterator[None]:
 
 def outcome(run: RunDirectory) -> dict[str, Any]:
     """All of a run that must not depend on whether it was stopped."""
-    metrics = json.loads((run.path / "metrics.json").read_text())
+    metrics = run.read_json("metrics.json")
     del metrics["seconds"]
     files = {
         path.stem: torch.load(path, weights_only=True)
         for path in (run.checkpoints / "last.ckpt", run.checkpoints / "best.ckpt")
+        if path.exists()
     }
     for file in files.values():
         # How often Lightning's loops began, and which validation batch they saw, is no state of

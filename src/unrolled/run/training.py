@@ -167,6 +167,9 @@ def build_trainer(
         # Our loaders shard themselves.
         use_distributed_sampler=False,
     )
+    # Lightning's handler of SIGTERM waits for the other processes, which may not have it.
+    signals = trainer._signal_connector
+    signals.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 
 

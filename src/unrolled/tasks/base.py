@@ -289,7 +289,8 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the loss that is not logged yet, and the state that a stream carries."""
-        checkpoint["unlogged_loss"] = (*self._unlogged.state(), self._logged_step)
+        checkpoint["logged_step"] = self._logged_step
+        checkpoint["unlogged_losses"] = gather(self._unlogged.state())
         # Each process has its own streams.
         carried = self._states.get(True)
         mine = None if carried is None else tree_map(lambda s: s.cpu(), carried)
@@ -298,8 +299,8 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them up again."""
-        total, count, self._logged_step = checkpoint["unlogged_loss"]
-        self._unlogged = RunningMean(total, count)
+        self._logged_step = checkpoint["logged_step"]
+        self._unlogged = RunningMean.of_one(checkpoint["unlogged_losses"], rank(), num_processes())
         states = checkpoint["carried_states"]
         if states[0] is None:
             return
