@@ -9,8 +9,9 @@ import csv
 import json
 import random
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from unrolled.errors import UserError
+from unrolled.run.checkpoint_files import damage
 from unrolled.run.directory import RunDirectory
 from unrolled.run.overrides import read_command_line
 from unrolled.run.resume import resume
@@ -156,6 +158,37 @@ def test_a_damaged_last_checkpoint_is_named_and_the_one_before_it_used(
     assert f"{last}: it is damaged or incomplete" in log
     assert "the run goes on from the checkpoint before it" in log
     assert (run.checkpoints / "last.ckpt.damaged").read_bytes() == content[: len(content) // 2]
+    assert chaos.differences(chaos.outcome(whole("random")), chaos.outcome(run)) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 kB, of its own."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("this user can't mount a file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_fills_up_costs_no_checkpoint(
+    small_disk: Path, whole: Callable[[str], RunDirectory]
+) -> None:
+    run = chaos.create(chaos.RUNS["random"], small_disk / "run")
+    assert chaos.work_on(run) == [1]
+    status = run.status()
+    assert status["state"] == "failed"
+    assert f"{run.checkpoints / 'last.ckpt'}: the checkpoint of " in status["error"]
+    assert "could not be written: No space left on device" in status["error"]
+    files = {path.name for path in run.checkpoints.iterdir()}
+    assert files == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+    assert all(damage(run.checkpoints / name) is None for name in files)
+    subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)
+    assert chaos.work_on(go_on(run)) == [0]
     assert chaos.differences(chaos.outcome(whole("random")), chaos.outcome(run)) == []
 
 

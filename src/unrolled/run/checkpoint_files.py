@@ -61,7 +61,7 @@ class CheckpointFiles(TorchCheckpointIO):
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise NotWrittenError(
-                f"{path}: the checkpoint of {_megabytes(size)} could not be written: "
+                f"{path}: the checkpoint of {_readable(size)} could not be written: "
                 f"{error.strerror} ({_free(path.parent)} free); those before it are intact"
             ) from error
 
@@ -146,10 +146,10 @@ def set_aside(folder: Path) -> None:
 
 def _free(folder: Path) -> str:
     try:
-        return _megabytes(shutil.disk_usage(folder).free)
+        return _readable(shutil.disk_usage(folder).free)
     except OSError:
         return "unknown"
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+def _readable(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"

@@ -93,8 +93,15 @@ class RunDirectory:
         return self.read_json("status.json")
 
     def set_status(self, **changes: Any) -> None:
-        """Change some entries of status.json."""
-        self.write_json("status.json", {**self.status(), **changes})
+        """Change some entries of status.json, also where the disk is full."""
+        status = {**self.status(), **changes}
+        try:
+            self.write_json("status.json", status)
+        except OSError:
+            # In the place that it has already, which it needs no space for.
+            with (self.path / "status.json").open("r+") as file:
+                file.write(json.dumps(status, indent=2) + "\n")
+                file.truncate()
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; empty where it is missing."""
@@ -117,8 +124,12 @@ class RunDirectory:
         """Write a text file, complete or not at all."""
         path = self.path / name
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(text)
-        partial.replace(path)
+        try:
+            partial.write_text(text)
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
     @property
     def checkpoints(self) -> Path:

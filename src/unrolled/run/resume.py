@@ -31,7 +31,8 @@ def resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> RunD
     """
     run = RunDirectory.open(path)
     with run.locked():
-        if not run.can_go_on and run.status().get("steps"):
+        # One that died before its first checkpoint begins again.
+        if not run.can_go_on and run.status().get("state") in ("finished", "interrupted"):
             raise UserError(f"{path}: checkpoints/{LAST} is missing; there is nothing to resume")
         before = run.config()
         now = config if config is not None else _with_values(before, line)

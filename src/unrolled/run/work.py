@@ -59,6 +59,8 @@ def _work(run: RunDirectory, first: bool) -> int:
         # Into train.log alone: the terminal gets the one line that matters.
         logging.getLogger("traceback").error("%s", traceback.format_exc())
         message = str(error).strip().partition("\n")[0]
+        if isinstance(error, OSError) and error.strerror:
+            message = f"{error.filename or run.path}: {error.strerror}"
         rank = "" if first else f"process {os.environ['RANK']}: "
         text = f"{rank}{type(error).__name__}: {message}"
         run.set_status(state="failed", error=text, finished=now())
@@ -72,6 +74,8 @@ def _log_to_file(run: RunDirectory, first: bool) -> None:
     file.setFormatter(logging.Formatter(f"%(asctime)s{rank} %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(file)
     logging.getLogger().setLevel(logging.INFO)
+    # A log that can't be written, on a full disk, is no reason to write pages to the terminal.
+    logging.raiseExceptions = False
     logging.captureWarnings(True)
     if first:
         terminal = logging.StreamHandler()
