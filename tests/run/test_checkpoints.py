@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from unrolled.run.callbacks import Checkpoints
+from unrolled.run.checkpoints import Checkpoints
 
 
 class Trainer(SimpleNamespace):

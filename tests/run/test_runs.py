@@ -228,60 +228,6 @@ def test_a_killed_run_goes_on_bit_for_bit_as_if_it_had_never_stopped(tmp_path: P
         assert first["global_step"] == second["global_step"]
 
 
-@pytest.mark.parametrize(
-    "typed",
-    [
-        ["experiment=seed0_memorize", "model.hidden_size=16", "embedding.size=8"],
-        ["task=next_word", "data.source.train_symbols=3200", "data.source.eval_symbols=600"],
-    ],
-    ids=["memorize", "stream"],
-)
-def test_what_was_stopped_after_any_epoch_has_the_losses_of_what_was_not(
-    typed: list[str], tmp_path: Path
-) -> None:
-    typed = [*typed, "trainer.max_steps=-1", "scheduler=constant", "trainer.log_every_n_steps=1",
-             "trainer=cpu", "logger=none", "test=false"]  # fmt: skip
-    whole = unrolled("train", *typed, "trainer.max_epochs=4", "run_dir=whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    part = unrolled("train", *typed, "trainer.max_epochs=1", "run_dir=part", cwd=tmp_path)
-    assert part.returncode == 0, part.stderr
-    for epochs in (2, 4):
-        done = unrolled("train", "resume=part", f"trainer.max_epochs={epochs}", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    both = [(tmp_path / run / "metrics.csv").read_text() for run in ("part", "whole")]
-    assert both[0] == both[1]
-    assert len(both[1].splitlines()) > 12
-
-
-@pytest.mark.parametrize(
-    "of_task",
-    [
-        ["task=next_word", "data.source.train_symbols=3200", "data.source.eval_symbols=600"],
-        ["task=purchase_intent", "data.batching=stream", "data.bptt=4"],
-    ],
-    ids=["text", "sessions"],
-)
-def test_each_of_several_processes_goes_on_with_its_own_streams(
-    of_task: list[str], tmp_path: Path
-) -> None:
-    # Three streams for two processes: their carried states differ in size.
-    typed = [*of_task, "trainer=ddp_cpu", "data.batch_size=3", "scheduler=constant", "test=false",
-             "trainer.log_every_n_steps=1", "logger=none"]  # fmt: skip
-    for name, steps in (("whole", 12), ("part", 6)):
-        done = unrolled(
-            "train", *typed, f"trainer.max_steps={steps}", f"run_dir={name}", cwd=tmp_path
-        )
-        assert done.returncode == 0, done.stderr
-    done = unrolled("train", "resume=part", "trainer.max_steps=12", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    losses = [
-        [row["train/loss"] for row in rows(tmp_path / name) if row["train/loss"]]
-        for name in ("whole", "part")
-    ]
-    assert len(losses[0]) == 12
-    assert losses[0] == losses[1]
-
-
 def test_a_limit_within_an_epoch_is_followed_by_a_validation(tmp_path: Path) -> None:
     done = unrolled("train", *SMALL, "trainer.max_steps=6", "run_dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -290,22 +236,6 @@ def test_a_limit_within_an_epoch_is_followed_by_a_validation(tmp_path: Path) -> 
     losses = [float(row["val/loss"]) for row in rows(tmp_path / "run") if row["val/loss"]]
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["global_step"] == (6 if losses[1] < losses[0] else 4)
-
-
-def test_a_run_limited_by_epochs_goes_on_with_the_next_epochs_order(tmp_path: Path) -> None:
-    typed = [a for a in SMALL if "max_steps" not in a]
-    typed += ["scheduler=constant", "trainer.max_steps=-1", "logger=none"]
-    whole = unrolled("train", *typed, "trainer.max_epochs=4", "run_dir=whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    part = unrolled("train", *typed, "trainer.max_epochs=2", "run_dir=part", cwd=tmp_path)
-    assert part.returncode == 0, part.stderr
-    status = json.loads((tmp_path / "part" / "status.json").read_text())
-    status["state"] = "interrupted"
-    (tmp_path / "part" / "status.json").write_text(json.dumps(status))
-    done = unrolled("train", "resume=part", "trainer.max_epochs=4", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    first, second = (weights(tmp_path / r / "checkpoints" / "last.ckpt") for r in ("whole", "part"))
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_evaluate_never_draws_its_test_from_the_training_data(

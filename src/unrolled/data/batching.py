@@ -131,11 +131,16 @@ class Loader(ABC):
                 if batch is not None:
                     yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        """The position: epoch and next batch."""
-        if self.next_batch == self.num_batches or self.epoch < 0:
+    def state_dict(self, unused: int = 0) -> dict[str, int]:
+        """The position: epoch and next batch.
+
+        Args:
+            unused: Batches that were handed out but are not used yet.
+        """
+        used = self.next_batch - unused
+        if used == self.num_batches or self.epoch < 0:
             return {"epoch": self.epoch + 1, "next_batch": 0}
-        return {"epoch": self.epoch, "next_batch": self.next_batch}
+        return {"epoch": self.epoch, "next_batch": used}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Make the next iteration go on at the position that `state_dict` gave."""

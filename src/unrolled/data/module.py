@@ -170,12 +170,20 @@ class SequenceData(lightning.LightningDataModule, ABC):
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the training batches.
+        """The position in the training batches, at the start of a step or between two.
 
-        Lightning keeps a loader's state too, but drops it at the end of an epoch in runs that are
-        limited by epochs: they would see the first epoch's order again.
+        Lightning keeps a loader's state too, but counts the batch in hand as used, and drops the
+        state at the end of an epoch in runs that are limited by epochs.
         """
-        return {} if self._train_loader is None else dict(self._train_loader.state_dict())
+        if self._train_loader is None:
+            return {}
+        if self.trainer is None:
+            return dict(self._train_loader.state_dict())
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        if batches.completed >= self.trainer.num_training_batches:
+            # Lightning may end an epoch before the loader does: limit_train_batches.
+            return {"epoch": self._train_loader.epoch + 1, "next_batch": 0}
+        return dict(self._train_loader.state_dict(unused=batches.ready - batches.completed))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at that position."""

@@ -1,14 +1,11 @@
-"""Loading checkpoints safely, and only into what they belong to."""
+"""Loading checkpoints only into what they belong to."""
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from unrolled.errors import UserError
+from unrolled.run.checkpoint_files import read_checkpoint
 from unrolled.tasks.base import SequenceTask
 
 
@@ -39,22 +36,3 @@ def load_weights(task: SequenceTask, path: Path) -> None:
         raise UserError(
             f"{path}: the checkpoint's weights do not fit this run's model:", *problems
         ) from error
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file.
-
-    Raises:
-        UserError: When it is missing or damaged.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        # torch's own advice is to load without `weights_only`, which would run code in the file.
-        kind = type(error).__name__
-        raise UserError(f"{path}: not a checkpoint that can be read ({kind})") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{path}: not a checkpoint of a run: it has no state_dict")
-    return checkpoint

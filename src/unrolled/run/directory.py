@@ -16,6 +16,10 @@ import filelock
 import yaml
 
 from unrolled.errors import UserError
+from unrolled.run.drift import identity
+
+BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
+"""The checkpoints of a run; previous.ckpt was last.ckpt before."""
 
 
 class RunDirectory:
@@ -59,7 +63,7 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{path}: can't be written: {error.strerror}") from error
         run.write("command.txt", command + "\n")
-        run.set_status(state="created", created=now())
+        run.set_status(state="created", created=now(), identity=identity(config))
         return run
 
     @classmethod
@@ -89,8 +93,15 @@ class RunDirectory:
         return self.read_json("status.json")
 
     def set_status(self, **changes: Any) -> None:
-        """Change some entries of status.json."""
-        self.write_json("status.json", {**self.status(), **changes})
+        """Change some entries of status.json, also where the disk is full."""
+        status = {**self.status(), **changes}
+        try:
+            self.write_json("status.json", status)
+        except OSError:
+            # In the place that it has already, which it needs no space for.
+            with (self.path / "status.json").open("r+") as file:
+                file.write(json.dumps(status, indent=2) + "\n")
+                file.truncate()
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; empty where it is missing."""
@@ -104,16 +115,25 @@ class RunDirectory:
         """Write a JSON file, complete or not at all."""
         self.write(name, json.dumps(content, indent=2) + "\n")
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether there is a checkpoint from which the training goes on."""
+        return any((self.checkpoints / name).is_file() for name in (LAST, PREVIOUS))
+
     def write(self, name: str, text: str) -> None:
         """Write a text file, complete or not at all."""
         path = self.path / name
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(text)
-        partial.replace(path)
+        try:
+            partial.write_text(text)
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of best.ckpt and last.ckpt."""
+        """The folder of best.ckpt, last.ckpt and previous.ckpt."""
         return self.path / "checkpoints"
 
     def best_checkpoint(self) -> Path:
@@ -122,7 +142,7 @@ class RunDirectory:
         Raises:
             UserError: When there is neither.
         """
-        for name in ("best.ckpt", "last.ckpt"):
+        for name in (BEST, LAST):
             if (self.checkpoints / name).is_file():
                 return self.checkpoints / name
         raise UserError(f"{self.path}: the run has no checkpoint yet")

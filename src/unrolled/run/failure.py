@@ -67,6 +67,8 @@ def failed(run: RunDirectory, error: BaseException) -> bool:
     """
     user_error = isinstance(error, UserError)
     text = str(error).strip()
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename or run.path}: {error.strerror}"
     if not user_error:
         text = f"{type(error).__name__}: {text.partition(chr(10))[0]}"
     if not has_agent():

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from unrolled.errors import UserError
+from unrolled.run import interruption
 from unrolled.run.directory import RunDirectory, now
 from unrolled.run.machines import this_machine
 from unrolled.run.parent import for_children
@@ -57,7 +58,7 @@ def launch(run: RunDirectory) -> int:
     machine = this_machine(config["trainer"])
     variables = environment(config["trainer"]) | for_children()
     process = subprocess.Popen(_command(run, config), env=variables, **_output(run, config))
-    previous = {s: signal.signal(s, _forward(process, s)) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {s: signal.signal(s, _forward(process, s)) for s in interruption.SIGNALS}
     try:
         code = process.wait()
     finally:
@@ -126,7 +127,8 @@ def _forward(process: subprocess.Popen[bytes], number: int) -> Any:
     def handler(received: int, frame: FrameType | None) -> None:
         # Ctrl-C reaches the whole group by itself; any other signal only this process.
         if number != signal.SIGINT or not sys.stdin.isatty():
-            process.send_signal(number)
+            # torchrun's agent knows nothing of SLURM's warning.
+            process.send_signal(signal.SIGTERM if number == signal.SIGUSR1 else number)
 
     return handler
 
@@ -139,11 +141,11 @@ def _settle(run: RunDirectory, code: int) -> int:
         raise UserError(f"{run.path}: another process is working on this run")
     if code == 0 and state == "finished":
         return FINISHED
-    if -code in (signal.SIGTERM, signal.SIGINT):
-        # Before Lightning listens to signals: while torch is imported.
-        run.set_status(state="interrupted", finished=now())
-        return INTERRUPTED
     if state == "interrupted":
+        return INTERRUPTED
+    if code == INTERRUPTED or -code in interruption.SIGNALS:
+        # By a second Ctrl-C, or before the process listened to signals.
+        run.set_status(state="interrupted", finished=now())
         return INTERRUPTED
     if state != "failed":
         reason = f"its process ended by signal {-code}" if code < 0 else f"exit code {code}"
@@ -152,45 +154,3 @@ def _settle(run: RunDirectory, code: int) -> int:
         return FAILED
     # Under torchrun the ranks' exit codes are lost; a mistake of the user is told by no traceback.
     return USER_ERROR if code == USER_ERROR or status.get("user_error") else FAILED
-
-
-def resume(path: Path, overrides: dict[str, str]) -> RunDirectory:
-    """The run to go on with, its limit of steps or epochs changed where asked.
-
-    Args:
-        path: A run directory.
-        overrides: What was typed beside `resume=`.
-
-    Raises:
-        UserError: When there is nothing to go on from, or more than the limit would change.
-    """
-    import yaml
-
-    run = RunDirectory.open(path)
-    with run.locked():
-        if not (run.checkpoints / "last.ckpt").is_file() and run.status().get("steps"):
-            raise UserError(f"{path}: checkpoints/last.ckpt is missing; there is nothing to resume")
-        allowed = {"trainer.max_steps", "trainer.max_epochs"}
-        wrong = sorted(set(overrides) - allowed - {"resume"})
-        if wrong:
-            raise UserError(
-                f"resume goes on with the run's own config; it can change only "
-                f"{' and '.join(sorted(allowed))}, not {', '.join(wrong)}"
-            )
-        changes = {k: v for k, v in overrides.items() if k in allowed}
-        if changes:
-            config = run.config()
-            bound = {"total_steps", "T_max"} & set(config.get("scheduler") or {})
-            if bound:
-                raise UserError(
-                    f"the scheduler's {bound.pop()} was fixed when the run began: a longer run "
-                    "needs a new start, or scheduler=constant from the beginning"
-                )
-            for key, value in changes.items():
-                try:
-                    config["trainer"][key.partition(".")[2]] = int(value)
-                except ValueError:
-                    raise UserError(f"{key}={value}: not a whole number") from None
-            run.write("config.yaml", yaml.safe_dump(config, sort_keys=False))
-            run.set_status(state="interrupted")
-    return run

@@ -32,11 +32,15 @@ class MetricsCSV(Logger):
         self._rows: list[dict[str, Any]] = []
         self._names: list[str] = list(self.FIRST)
         self._written = 0
+        self._whole = False
         if self.path.exists():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self._rows = list(reader)
-                self._names = list(reader.fieldnames or self.FIRST)
+            text = self.path.read_text()
+            # A process that dies while it writes may leave half a row, which would read as another.
+            lines = text[: text.rfind("\n") + 1].splitlines()
+            reader = csv.DictReader(lines)
+            self._rows = list(reader)
+            self._names = list(reader.fieldnames or self.FIRST)
+            self._whole = text.endswith("\n")
             self._written = len(self._rows)
 
     @property
@@ -72,8 +76,8 @@ class MetricsCSV(Logger):
     def forget_after(self, step: int) -> None:
         """Take back the rows after `step`: the run goes on from there."""
         kept = [row for row in self._rows if int(row["step"]) <= step]
-        if len(kept) < len(self._rows):
-            self._rows, self._written = kept, 0
+        if len(kept) < len(self._rows) or (kept and not self._whole):
+            self._rows = kept
             self._write_all()
 
     @rank_zero_only
@@ -94,13 +98,13 @@ class MetricsCSV(Logger):
         """Write what has come since the last time."""
         fresh = self._rows[self._written :]
         unknown = {name for row in fresh for name in row} - set(self._names)
-        if unknown or not self.path.exists():
+        if unknown or not self._whole:
             self._names += sorted(unknown)
             self._write_all()
         elif fresh:
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self._names).writerows(fresh)
-        self._written = len(self._rows)
+            self._written = len(self._rows)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -114,3 +118,4 @@ class MetricsCSV(Logger):
             writer.writeheader()
             writer.writerows(self._rows)
         partial.replace(self.path)
+        self._whole, self._written = True, len(self._rows)

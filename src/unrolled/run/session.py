@@ -5,18 +5,23 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from unrolled.errors import UserError
-from unrolled.run.compose import Composed, in_job, run_hydra
+from unrolled.run.compose import Composed, compose, in_job, run_hydra
 from unrolled.run.directory import RunDirectory
 from unrolled.run.join import join
-from unrolled.run.launch import launch, prepare_data, resume
+from unrolled.run.launch import launch, prepare_data
 from unrolled.run.machines import this_machine
 from unrolled.run.overrides import CommandLine, read_command_line
+from unrolled.run.resume import find, resume
 from unrolled.run.show import short, show_result, show_runs
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
+
+AUTO = "auto"
+"""The value of `resume` that goes on with the latest run of the same experiment, or starts one."""
 
 
 def train(arguments: list[str], command: str) -> int:
@@ -33,8 +38,12 @@ def train(arguments: list[str], command: str) -> int:
         UserError: For a single run that could not begin.
     """
     line = read_command_line(arguments)
-    if "resume" in line.values and not line.shows:
-        return _resume(line)
+    given = line.values.get("resume", "null")
+    if given not in ("null", AUTO) and not line.shows:
+        if line.multirun:
+            raise UserError("resume=RUN_DIR names one run; with -m use resume=auto")
+        whole = {"task", "experiment"} & set(line.values)
+        return _resume(Path(given), compose(line).config if whole else None, line)
     if line.shows:
         run_hydra(line, lambda cfg: None)
         return FINISHED
@@ -46,7 +55,7 @@ def train(arguments: list[str], command: str) -> int:
     def single(cfg: DictConfig) -> None:
         # Hydra would print a line of its own for an error that leaves the job.
         try:
-            codes.append(_start(in_job(cfg, line), command))
+            codes.append(_start(in_job(cfg, line), command, line))
         except Exception as error:
             errors.append(error)
 
@@ -61,11 +70,10 @@ def train(arguments: list[str], command: str) -> int:
         print(f"\n[{len(rows)}] {' '.join(typed)}", flush=True)
         try:
             composed = in_job(cfg, line)
+            composed.config["run_dir"] = str(run.path)
             if this_machine(composed.config["trainer"]).count > 1:
                 raise UserError("trainer.num_nodes: a multirun is for one machine")
-            prepare_data(composed.config)
-            run = RunDirectory.create(composed.config, run.path, command)
-            codes.append(_finish(run, launch(run)))
+            codes.append(_start(composed, command, line, keep=True))
         except Exception as error:
             _print_error(str(error) or type(error).__name__)
             codes.append(USER_ERROR if isinstance(error, UserError) else FAILED)
@@ -90,31 +98,36 @@ def train(arguments: list[str], command: str) -> int:
     return FAILED if failed else FINISHED
 
 
-def _start(composed: Composed, command: str) -> int:
-    given = composed.config.get("run_dir")
-    machine = this_machine(composed.config["trainer"])
+def _start(composed: Composed, command: str, line: CommandLine, *, keep: bool = False) -> int:
+    config = composed.config
+    given = config.get("run_dir")
+    machine = this_machine(config["trainer"])
     if machine.count > 1 and not given:
         raise UserError(
             f"run_dir: trainer.num_nodes={machine.count} machines need a folder that all of them "
             "see; name one by run_dir=..."
         )
     if not machine.first:
-        return join(composed.config, Path(str(given)))
-    prepare_data(composed.config)
-    run = RunDirectory.create(composed.config, Path(given) if given else None, command)
+        return join(config, Path(str(given)), goes_on=config.get("resume") == AUTO)
+    if config.get("resume") == AUTO and (found := find(config)) is not None:
+        return _resume(found.path, config, line)
+    prepare_data(config)
+    run = RunDirectory.create(config, Path(given) if given else None, command)
     code = _finish(run, launch(run))
-    if code == USER_ERROR and not run.status().get("first_step"):
+    if code == USER_ERROR and not keep and not run.status().get("first_step"):
         # Nothing was trained: nothing is left behind.
         run.remove()
     return code
 
 
-def _resume(line: CommandLine) -> int:
-    path = Path(line.values["resume"])
-    if not this_machine(RunDirectory.open(path).config()["trainer"]).first:
+def _resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> int:
+    trainer = dict((config or RunDirectory.open(path).config())["trainer"])
+    if number := line.values.get("trainer.num_nodes"):
+        trainer["num_nodes"] = number
+    if not this_machine(trainer).first:
         # The first machine changes the config where that is asked for.
         return launch(RunDirectory.open(path))
-    run = resume(path, line.values)
+    run = resume(path, config, line)
     if run.status().get("state") == "finished":
         print(f"{short(run)} is finished; its result:", flush=True)
         show_result(run)

@@ -18,11 +18,13 @@ from lightning.pytorch.loggers import Logger
 
 from unrolled.data.module import SequenceData
 from unrolled.errors import UserError
-from unrolled.run.callbacks import RunState, Unprofiled
 from unrolled.run.checkpoint import load_weights
+from unrolled.run.checkpoint_files import CheckpointFiles, set_aside, to_go_on_from
 from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment, build, wanted
+from unrolled.run.interruption import Interrupted, interruption
 from unrolled.run.metrics_csv import MetricsCSV
+from unrolled.run.run_state import RunState, Unprofiled
 from unrolled.tasks.base import SequenceTask
 
 log = logging.getLogger(__name__)
@@ -52,11 +54,12 @@ def train(run: RunDirectory) -> None:
     if trainer.is_global_zero:
         run.write_json("environment.json", environment(trainer))
         data.save_schema(run.path / "schema")
-    last = run.checkpoints / "last.ckpt"
     began = time.monotonic()
-    trainer.fit(
-        task, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True
-    )
+    with interruption.training():
+        trainer.fit(task, datamodule=data, ckpt_path=_checkpoint(run, trainer), weights_only=True)
+    if interruption.received:
+        # After the last step.
+        raise Interrupted(interruption.received)
     fit_seconds = time.monotonic() - began
     steps = trainer.global_step
     scores: dict[str, Any] = {}
@@ -93,6 +96,15 @@ def train(run: RunDirectory) -> None:
     trainer.strategy.barrier()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def _checkpoint(run: RunDirectory, trainer: lightning.Trainer) -> Path | None:
+    """The checkpoint from which the training goes on; None at its start."""
+    path, reason = to_go_on_from(run.checkpoints)
+    if reason is not None and trainer.is_global_zero:
+        log.warning("%s; the run goes on from the checkpoint before it", reason)
+        set_aside(run.checkpoints)
+    return path
 
 
 def build_experiment(
@@ -134,6 +146,7 @@ def build_trainer(
     callbacks: list[Callback] = [RunState(run)]
     for name, part in experiment.callbacks.items():
         callbacks.append(build(part, f"callbacks.{name}", **wanted(part, of_callbacks)))
+    plugins = [build(part, "trainer.plugins") for part in node.pop("plugins", None) or []]
     # The bar is a callback that knows where it prints.
     node = {
         "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),
@@ -150,9 +163,13 @@ def build_trainer(
         logger=loggers,
         callbacks=callbacks,
         default_root_dir=run.path,
+        plugins=[CheckpointFiles(), *plugins],
         # Our loaders shard themselves.
         use_distributed_sampler=False,
     )
+    # Lightning's handler of SIGTERM waits for the other processes, which may not have it.
+    signals = trainer._signal_connector
+    signals.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 
 

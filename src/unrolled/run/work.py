@@ -15,9 +15,10 @@ from pathlib import Path
 from unrolled.errors import UserError
 from unrolled.run.directory import RunDirectory, now
 from unrolled.run.failure import failed, forget_failures, has_agent, read_failures, times_restarted
+from unrolled.run.interruption import EXIT_CODE, Interrupted, interruption
 from unrolled.run.parent import watch_parent
 
-FINISHED, FAILED, USER_ERROR, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
+FINISHED, FAILED, USER_ERROR, IN_USE, INTERRUPTED = 0, 1, 2, 3, EXIT_CODE
 """Exit codes; IN_USE: another process owns the run directory, nothing in it was touched."""
 
 log = logging.getLogger("unrolled")
@@ -25,6 +26,7 @@ log = logging.getLogger("unrolled")
 
 def main(run_dir: str) -> int:
     """Train the run in `run_dir`; its exit code."""
+    interruption.listen()
     run = RunDirectory(Path(run_dir))
     first = os.environ.get("RANK", "0") == "0"
     _log_to_file(run, first)
@@ -58,9 +60,10 @@ def _work(run: RunDirectory, first: bool) -> int:
     except UserError as error:
         failed(run, error)
         return USER_ERROR
-    except (KeyboardInterrupt, SystemExit):
-        # Lightning ends the process in this way after Ctrl-C and SIGTERM.
-        run.set_status(state="interrupted", finished=now())
+    except Interrupted as signal:
+        log.info("interrupted by %s", signal)
+        if first:
+            run.set_status(state="interrupted", finished=now())
         return INTERRUPTED
     except BaseException as error:
         # Into train.log alone: the terminal gets the one line that matters.
@@ -76,6 +79,8 @@ def _log_to_file(run: RunDirectory, first: bool) -> None:
     file.setFormatter(logging.Formatter(f"%(asctime)s{rank} %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(file)
     logging.getLogger().setLevel(logging.INFO)
+    # A log that can't be written, on a full disk, is no reason to write pages to the terminal.
+    logging.raiseExceptions = False
     logging.captureWarnings(True)
     if first:
         terminal = logging.StreamHandler()

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from unrolled.data.batch import SequenceBatch, has_target
 from unrolled.data.module import SequenceData
+from unrolled.data.processes import gather, num_processes, rank
 from unrolled.data.schema import Schema
 from unrolled.errors import UserError
 from unrolled.models.readout import EveryStep
@@ -302,27 +303,27 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the loss that is not logged yet, and the state that a stream carries."""
-        checkpoint["unlogged_loss"] = self._unlogged.state()
+        checkpoint["logged_step"] = self._logged_step
+        checkpoint["unlogged_losses"] = gather(self._unlogged.state())
         # Each process has its own streams.
         carried = self._states.get(True)
         mine = None if carried is None else tree_map(lambda s: s.cpu(), carried)
-        states = [mine] * _processes()
-        if len(states) > 1:
-            torch.distributed.all_gather_object(states, mine)
+        states = gather(mine)
         checkpoint["carried_states"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them up again."""
-        self._unlogged = RunningMean(*checkpoint["unlogged_loss"])
+        self._logged_step = checkpoint["logged_step"]
+        self._unlogged = RunningMean.of_one(checkpoint["unlogged_losses"], rank(), num_processes())
         states = checkpoint["carried_states"]
         if states[0] is None:
             return
-        if len(states) != _processes():
+        if len(states) != num_processes():
             raise UserError(
                 f"the run carried its state along the streams of {len(states)} processes; it can't "
-                f"go on with {_processes()}"
+                f"go on with {num_processes()}"
             )
-        self._states[True] = states[torch.distributed.get_rank() if len(states) > 1 else 0]
+        self._states[True] = states[rank()]
 
     def on_train_start(self) -> None:
         """Take a restored state to where the module is by now."""
@@ -359,10 +360,8 @@ class SequenceTask(lightning.LightningModule, ABC):
                 sync_dist=not name.startswith("train/"),
             )
         row = {name: float(value) for name, value in values.items()}
+        if not self.trainer.testing:
+            # A test is of the best checkpoint, whichever epoch the run is in.
+            row["epoch"] = self.current_epoch
         for logger in self.loggers:
-            logger.log_metrics({**row, "epoch": self.current_epoch}, step)
-
-
-def _processes() -> int:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if distributed else 1
+            logger.log_metrics(row, step)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 
@@ -18,6 +21,23 @@ class RunningMean:
     def __init__(self, total: Tensor | None = None, count: int = 0) -> None:
         self.total = total
         self.count = count
+
+    @classmethod
+    def of_one(
+        cls, states: Sequence[tuple[Tensor | None, int]], rank: int, num_processes: int
+    ) -> RunningMean:
+        """That of one process, from what `state` gave on all of them.
+
+        Args:
+            states: In the order of the ranks.
+            rank: The process.
+            num_processes: How many there are now; if not as many as before, each gets the mean.
+        """
+        total, count = states[rank if len(states) == num_processes else 0]
+        if len(states) != num_processes and total is not None:
+            totals = [state[0] for state in states if state[0] is not None]
+            total = torch.stack(totals).mean()
+        return cls(total, count)
 
     def add(self, value: Tensor) -> None:
         """Add a scalar."""

@@ -1,79 +1,23 @@
-"""Callbacks of every run: checkpoints, and what ties the training to its run directory."""
+"""What ties the training to its run directory."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.profilers import PassThroughProfiler
-from pydantic import PositiveInt
 
+from unrolled.data.processes import gather
 from unrolled.errors import UserError
 from unrolled.run.checkpoint import class_path
 from unrolled.run.directory import RunDirectory, now
+from unrolled.run.drift import identity
 from unrolled.run.metrics_csv import MetricsCSV
-
-
-class Checkpoints(Checkpoint):
-    """best.ckpt and last.ckpt, saved at the end of epochs, in this order: last knows the best.
-
-    Not two of Lightning's ModelCheckpoint: its `save_last` waits for a new best, its state holds
-    the paths of one machine, and each of them is asked at every step.
-
-    Args:
-        run_dir: Its `checkpoints/` takes the files.
-        monitor: The task's metric; None without validation: then there is no best.
-        monitor_mode: Whether less or more of it is better; the task's.
-        every_n_epochs: Epochs between two checkpoints; the run can go on from these.
-    """
-
-    def __init__(
-        self,
-        run_dir: Path,
-        monitor: str | None,
-        monitor_mode: Literal["min", "max"],
-        every_n_epochs: PositiveInt = 1,
-    ) -> None:
-        self.folder = run_dir / "checkpoints"
-        self.monitor = monitor
-        self.better = torch.lt if monitor_mode == "min" else torch.gt
-        self.every_n_epochs = every_n_epochs
-        self.best_score: torch.Tensor | None = None
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Save what is due."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Set by a connector.
-            return
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            if self._improved(trainer):
-                trainer.save_checkpoint(self.folder / "best.ckpt")
-            trainer.save_checkpoint(self.folder / "last.ckpt")
-
-    def _improved(self, trainer: lightning.Trainer) -> bool:
-        score = trainer.callback_metrics.get(self.monitor or "")
-        if score is None:
-            return False
-        score, best = score.detach().cpu().clone(), self.best_score
-        improved = best is None or bool(torch.isnan(best)) or bool(self.better(score, best))
-        # The processes agree, or only some of them would wait for the others to save.
-        improved = trainer.strategy.reduce_boolean_decision(improved, all=False)
-        if improved:
-            self.best_score = score
-        return improved
-
-    def state_dict(self) -> dict[str, Any]:
-        """Only the value: the file lies in the run's own folder, wherever that is moved to."""
-        return {"best_score": self.best_score}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the value, if the file that goes with it is there."""
-        if (self.folder / "best.ckpt").exists():
-            self.best_score = state_dict["best_score"]
+from unrolled.run.random_states import random_states, set_random_states
 
 
 class RunState(Callback):
@@ -82,8 +26,10 @@ class RunState(Callback):
     One callback for all of it, because Lightning calls every callback six times a step.
 
     - Refuses to train when the processes of a run do not have the same config.
-    - Writes the task's name and the config's hash into every checkpoint.
-    - Keeps torch's random states in the checkpoint, so that dropout goes on where it was.
+    - Writes the task's name and the config's identity into every checkpoint, and refuses one of
+      another config.
+    - Keeps the random states of all processes in the checkpoint, so that dropout goes on where it
+      was.
     - Keeps status.json up to date, and metrics.csv free of steps that a resume repeats.
 
     Args:
@@ -93,7 +39,8 @@ class RunState(Callback):
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
         self.config_hash = run.config_hash()
-        self.random_states: dict[str, torch.Tensor] | None = None
+        self.identity = identity(run.config())
+        self.random_states: list[dict[str, Any]] | None = None
         self.first_step_done = False
 
     def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
@@ -109,27 +56,37 @@ class RunState(Callback):
         self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         """Add the identity; write what was logged, so that a resumed run logs only the rest."""
-        checkpoint["unrolled"] = {"task": class_path(pl_module), "config_hash": self.config_hash}
+        checkpoint["unrolled"] = {"task": class_path(pl_module), "identity": self.identity}
+        _between_steps(trainer, checkpoint["loops"]["fit_loop"])
         for logger in trainer.loggers:
             logger.save()
 
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse what is not of this run."""
+        if checkpoint.get("unrolled", {}).get("identity") != self.identity:
+            raise UserError(
+                f"{self.run.checkpoints}: the checkpoint is of a run with another config than "
+                "config.yaml; one of the two files was changed or comes from elsewhere"
+            )
+
     def state_dict(self) -> dict[str, Any]:
-        """The random states of the CPU and of this process's GPU."""
-        states = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            states["cuda"] = torch.cuda.get_rng_state()
-        return states
+        """The random states of each process, in the order of their ranks."""
+        return {"random_states": gather(random_states())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep them until the first step: building the rest of the run draws numbers too."""
-        self.random_states = state_dict
+        self.random_states = state_dict["random_states"]
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Restore the random states; take back what was logged after the checkpoint."""
         if self.random_states is not None:
-            torch.set_rng_state(self.random_states["cpu"].cpu())
-            if "cuda" in self.random_states and torch.cuda.is_available():
-                torch.cuda.set_rng_state(self.random_states["cuda"].cpu())
+            rank = trainer.global_rank
+            set_random_states(self.random_states[min(rank, len(self.random_states) - 1)])
+            if rank >= len(self.random_states):
+                # A process that was not there before: numbers of its own, not those of another.
+                torch.manual_seed(int(torch.randint(2**62, ())) + rank)
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 logger.forget_after(trainer.global_step)
@@ -162,6 +119,23 @@ class RunState(Callback):
         """Write what was logged, for those who look on."""
         for logger in trainer.loggers:
             logger.save()
+
+
+def _between_steps(trainer: lightning.Trainer, loop: dict[str, Any]) -> None:
+    """Make the loops' state one from which Lightning goes on exactly, where a batch is in hand.
+
+    Lightning (2.6) takes what its loaders hand out for used, "the batch in hand is the last" for
+    "the epoch is over", and counts one more batch that stepped than there was.
+    """
+    # The data module has the position.
+    loop["state_dict"].pop("combined_loader", None)
+    epoch_loop = trainer.fit_loop.epoch_loop
+    batches = epoch_loop.batch_progress.current
+    if batches.ready == batches.completed:
+        return
+    loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+    if not trainer.fit_loop._should_accumulate():
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
 
 class Unprofiled(PassThroughProfiler):

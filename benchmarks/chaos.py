@@ -1,0 +1,277 @@
+"""Kill training processes at random steps, resume, and compare with runs that were never stopped.
+
+    python benchmarks/chaos.py [--kills 100] [--seed 0]
+
+Each run is that of a user: `unrolled.run.work` on a run directory, in processes of its own, ended
+by SIGKILL. They are forked from one process that has imported torch already, which saves the
+seconds of start-up. A run is killed at random places (before or after an optimizer step, while a
+checkpoint is written, in a validation), resumed, killed again, until it is through. Then last.ckpt,
+best.ckpt, metrics.csv and metrics.json must be those of the run that was never stopped, to the bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from unrolled.run import checkpoint_files, work
+from unrolled.run.compose import compose
+from unrolled.run.directory import RunDirectory
+from unrolled.run.launch import environment, num_processes, prepare_data
+from unrolled.run.overrides import read_command_line
+from unrolled.run.resume import resume
+from unrolled.tasks.base import SequenceTask
+
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["chaos", "unrolled.run.training", "unrolled.report.plots"])
+
+LONGEST = 120.0
+"""Seconds after which a run that neither ends nor dies counts as hanging."""
+
+FREQUENT = ["callbacks.checkpoints.every_n_steps=3", "logger=none", "trainer=cpu",
+            "trainer.log_every_n_steps=5"]  # fmt: skip
+BITCOUNT = ["task=bitcount", "data.length=8", "data.train_size=200", "data.val_size=40",
+            "data.batch_size=20", "trainer.max_epochs=3", "trainer.max_steps=-1",
+            "scheduler=constant"]  # fmt: skip
+SHOP = ["task=purchase_intent", "data.source.sessions=400", "data.batch_size=32",
+        "model.hidden_size=8", "embedding.dropout=0.2", "trainer.max_epochs=2",
+        "trainer.max_steps=-1", "scheduler=constant"]  # fmt: skip
+BUCKETED = ["data.batching=bucketed", "data.events_per_batch=256"]
+BY_STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=25", "scheduler=one_cycle",
+            "scheduler.total_steps=25"]  # fmt: skip
+STREAM = ["data.batching=stream", "data.bptt=8"]
+# Three streams for two processes: their carried states differ in size.
+TEXT = ["task=next_word", "data.source.train_symbols=900", "data.source.eval_symbols=300",
+        "data.batch_size=3", "model.hidden_size=8", "trainer.max_epochs=2", "trainer.max_steps=-1",
+        "scheduler=constant"]  # fmt: skip
+TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
+
+RUNS = {
+    "random": [*BITCOUNT, "trainer.val_check_interval=0.5"],
+    "random, accumulated": [*BITCOUNT, "trainer.accumulate_grad_batches=3"],
+    "random, steps": [*BITCOUNT, *BY_STEPS],
+    "bucketed, dropout": [*SHOP, *BUCKETED],
+    "packed, dropout": [*SHOP, "data.batching=packed"],
+    "stream": [*SHOP, *STREAM],
+    "text, 2 ranks": [*TEXT, *TWO],
+    "stream, 2 ranks": [*SHOP, *TWO, *STREAM],
+    "bucketed, 2 ranks": [*SHOP, *TWO, *BUCKETED, "trainer.accumulate_grad_batches=2"],
+}
+"""What is run, by name."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Where a process kills itself.
+
+    Args:
+        place: The function in whose call it happens, see `PLACES`.
+        call: At which call.
+        rank: Which process.
+    """
+
+    place: str
+    call: int
+    rank: int = 0
+
+
+PLACES = {
+    "before a step": (SequenceTask, "training_step"),
+    "after a step": (SequenceTask, "on_train_batch_end"),
+    "in a validation": (SequenceTask, "validation_step"),
+    "while a checkpoint is written": (checkpoint_files.os, "fsync"),
+    "in the test": (SequenceTask, "test_step"),
+}
+"""Functions in whose call a process may be killed."""
+
+
+def create(typed: Sequence[str], folder: Path) -> RunDirectory:
+    """A run directory, as `train` makes it."""
+    line = read_command_line([*FREQUENT, *typed, f"run_dir={folder}"])
+    config = compose(line).config
+    prepare_data(config)
+    return RunDirectory.create(config, folder, "chaos")
+
+
+def work_on(run: RunDirectory, kill: Kill | None = None, number: int = signal.SIGKILL) -> list[int]:
+    """Do the work of a run in processes of its own.
+
+    Args:
+        run: The run directory.
+        kill: Where one of the processes is to send itself a signal.
+        number: The signal.
+
+    Returns:
+        What became of each process: 0, an exit code, or minus the number of the signal. After the
+        first that is killed, the others are killed too, as torchrun does.
+    """
+    count = num_processes(run.config()["trainer"])
+    assert isinstance(count, int)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        CONTEXT.Process(target=_work, args=(run.path, rank, count, port, kill, number))
+        for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    limit = time.monotonic() + LONGEST
+    while alive := [process for process in processes if process.is_alive()]:
+        wait([process.sentinel for process in alive], timeout=LONGEST)
+        hang = time.monotonic() > limit
+        if hang or any((process.exitcode or 0) < 0 for process in processes):
+            for process in alive:
+                process.kill()
+    assert time.monotonic() < limit, f"{run.path}: the processes hang"
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.close()
+    return [code for code in codes if code is not None]
+
+
+def _work(path: Path, rank: int, count: int, port: int, kill: Kill | None, number: int) -> None:
+    """What a process does."""
+    output = os.open(path / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(environment(RunDirectory(path).config()["trainer"]))
+    if count > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+            "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "chaos",
+        }  # fmt: skip
+    patched = _killed_at(kill, number) if kill and kill.rank == rank else nullcontext()
+    with patched:
+        sys.exit(work.main(str(path)))
+
+
+@contextmanager
+def _killed_at(kill: Kill, number: int) -> Iterator[None]:
+    owner, name = PLACES[kill.place]
+    original, calls = getattr(owner, name), 0
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == kill.call:
+            os.kill(os.getpid(), number)
+        return original(*arguments, **named)
+
+    with mock.patch.object(owner, name, counted):
+        yield
+
+
+def outcome(run: RunDirectory) -> dict[str, Any]:
+    """All of a run that must not depend on whether it was stopped."""
+    metrics = run.read_json("metrics.json")
+    del metrics["seconds"]
+    files = {
+        path.stem: torch.load(path, weights_only=True)
+        for path in (run.checkpoints / "last.ckpt", run.checkpoints / "best.ckpt")
+        if path.exists()
+    }
+    for file in files.values():
+        # How often Lightning's loops began, and which validation batch they saw, is no state of
+        # the training.
+        file["loops"] = file["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"]
+    return {**files, "metrics.csv": (run.path / "metrics.csv").read_text(), "metrics.json": metrics}
+
+
+def differences(a: Any, b: Any, key: str = "") -> list[str]:
+    """Where two outcomes differ."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [d for k in a for d in differences(a[k], b[k], f"{key}/{k}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in
+                differences(x, y, f"{key}/{i}")]  # fmt: skip
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        same = a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+        return [] if same else [key]
+    # NaN is the same as NaN.
+    return [] if type(a) is type(b) and (a == b or (a != a and b != b)) else [key]
+
+
+def random_kill(draw: random.Random, ranks: int) -> Kill:
+    """Somewhere in the next third of a run."""
+    place = draw.choice(
+        ["before a step"] * 4 + ["after a step"] * 2
+        + ["in a validation", "while a checkpoint is written", "in the test"]
+    )  # fmt: skip
+    most = {"before a step": 12, "after a step": 12, "in a validation": 3,
+            "while a checkpoint is written": 3, "in the test": 1}[place]  # fmt: skip
+    return Kill(place, draw.randint(1, most), draw.randrange(ranks))
+
+
+def survive(run: RunDirectory, draw: random.Random, most: int) -> int:
+    """Kill a run up to `most` times and resume it after each until it is through.
+
+    Returns:
+        How often it was killed.
+    """
+    kills, path, ranks = 0, run.path, num_processes(run.config()["trainer"])
+    assert isinstance(ranks, int)
+    while True:
+        kill = random_kill(draw, ranks) if kills < most else None
+        codes = work_on(run, kill)
+        if codes == [0] * ranks:
+            return kills
+        assert -signal.SIGKILL in codes, f"{path}: {codes}, see {path}/output.txt"
+        kills += 1
+        run = resume(path, None, read_command_line([f"resume={path}"]))
+
+
+def _folder(name: str) -> str:
+    return name.replace(",", "").replace(" ", "-")
+
+
+def main(kills: int, seed: int) -> int:
+    """Kill until there were enough; 1 where a run differed."""
+    draw = random.Random(seed)
+    done = mismatches = rounds = 0
+    with tempfile.TemporaryDirectory() as place:
+        os.environ.setdefault("UNROLLED_STORES", f"{place}/stores")
+        whole = {}
+        for name, typed in RUNS.items():
+            run = create(typed, Path(place) / f"whole-{_folder(name)}")
+            codes = work_on(run)
+            assert not any(codes), f"{name}: {codes}: {(run.path / 'output.txt').read_text()}"
+            whole[name] = outcome(run)
+        while done < kills:
+            rounds += 1
+            for name, typed in RUNS.items():
+                folder = Path(place) / f"{rounds}-{_folder(name)}"
+                run = create(typed, folder)
+                killed = survive(run, draw, min(6, kills - done))
+                wrong = differences(whole[name], outcome(run))
+                done, mismatches = done + killed, mismatches + bool(wrong)
+                print(f"{name:24} {killed} kills  {wrong[:4] or 'equal'}", flush=True)
+                if done >= kills:
+                    break
+    print(f"{done} kills, {done} resumes, {mismatches} mismatches")
+    return int(mismatches > 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.kills, arguments.seed))

@@ -1,0 +1,155 @@
+"""Checkpoint files: written whole or not at all, checked when they are read.
+
+A checkpoint is a zip file as `torch.save` makes it, with a CRC-32 of each of its parts, which
+`torch.load` does not look at; `damage` does.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from unrolled.errors import UserError
+from unrolled.run.directory import LAST, PREVIOUS
+
+
+class NotWrittenError(Exception):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Lightning's door to the disk.
+
+    Lightning's own writes to a temporary folder elsewhere and moves the file over, which is a copy
+    between two file systems, and never waits for the disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint beside its place, wait for the disk, and put it there.
+
+        The one that was there before stays as previous.ckpt, for last.ckpt.
+
+        Raises:
+            NotWrittenError: When the disk is full, or can't be written.
+        """
+        path = Path(path)
+        # In memory first: torch ends the process when it can't write to a file.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        size = content.tell()
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with partial.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            if path.name == LAST and path.exists():
+                path.replace(path.with_name(PREVIOUS))
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise NotWrittenError(
+                f"{path}: the checkpoint of {_readable(size)} could not be written: "
+                f"{error.strerror} ({_free(path.parent)} free); those before it are intact"
+            ) from error
+
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Callable[..., Any] | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """The content of a checkpoint, without executing code in it; see `read_checkpoint`."""
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file.
+
+    Args:
+        path: A checkpoint; only tensors and plain data are read, no code is executed.
+
+    Raises:
+        UserError: When it is missing, damaged, or holds more than tensors and plain data.
+    """
+    if (reason := damage(path)) is not None:
+        raise UserError(f"{path}: not a checkpoint that can be read: {reason}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Whole, but made by somebody else: anything can go wrong. torch's own advice is to load
+        # without `weights_only`, which would run code in the file.
+        kind = type(error).__name__
+        raise UserError(f"{path}: not a checkpoint that can be read ({kind})") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path}: not a checkpoint of a run: it has no state_dict")
+    return checkpoint
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the bytes of a checkpoint; None where nothing is."""
+    if not path.is_file():
+        return "there is no such file"
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError,
+            ValueError, OverflowError, UnicodeDecodeError) as error:  # fmt: skip
+        return f"it is damaged or incomplete ({error or type(error).__name__})"
+    return f"its part {broken} is damaged" if broken else None
+
+
+def to_go_on_from(folder: Path) -> tuple[Path | None, str | None]:
+    """The checkpoint with which a run goes on: last.ckpt, or the one before it.
+
+    Args:
+        folder: The run's `checkpoints/`.
+
+    Returns:
+        The file, None where there is none; and why it is not last.ckpt.
+
+    Raises:
+        UserError: When there are some, but all are damaged.
+    """
+    there = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
+    reasons: list[str] = []
+    for path in there:
+        reason = damage(path)
+        if reason is None:
+            return path, "; ".join(reasons) or None
+        reasons.append(f"{path}: {reason}")
+    if reasons:
+        raise UserError(
+            *reasons,
+            "there is no other checkpoint to go on from; start a new run, or bring one back from a "
+            "backup",
+        )
+    return None, None
+
+
+def set_aside(folder: Path) -> None:
+    """Keep a damaged last.ckpt from taking the place of the good one before it."""
+    (folder / LAST).replace(folder / f"{LAST}.damaged")
+
+
+def _free(folder: Path) -> str:
+    try:
+        return _readable(shutil.disk_usage(folder).free)
+    except OSError:
+        return "unknown"
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"

@@ -1,0 +1,114 @@
+"""Going on with a run: which one, and with what config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from unrolled.errors import UserError
+from unrolled.run.check import check, packages
+from unrolled.run.directory import LAST, RunDirectory, task_name
+from unrolled.run.drift import MAY_DIFFER, drift, identity
+from unrolled.run.overrides import CommandLine
+
+MOST_SHOWN = 6
+"""Differences of two configs that are shown."""
+
+
+def resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> RunDirectory:
+    """The run to go on with, its config changed where that is allowed.
+
+    Args:
+        path: A run directory.
+        config: What was composed, where a whole experiment was typed beside `resume=`.
+        line: What was typed; its values count where no experiment was.
+
+    Raises:
+        UserError: When there is nothing to go on from, or the config would compute something else.
+    """
+    run = RunDirectory.open(path)
+    with run.locked():
+        # One that died before its first checkpoint begins again.
+        if not run.can_go_on and run.status().get("state") in ("finished", "interrupted"):
+            raise UserError(f"{path}: checkpoints/{LAST} is missing; there is nothing to resume")
+        before = run.config()
+        now = config if config is not None else _with_values(before, line)
+        now = {**now, **{key: before.get(key) for key in ("run_dir", "resume", "name")}}
+        longer = [k for k in ("max_steps", "max_epochs") if _trainer(now, k) != _trainer(before, k)]
+        bound = {"total_steps", "T_max"} & set(before.get("scheduler") or {})
+        if longer and bound:
+            raise UserError(
+                f"the scheduler's {bound.pop()} was fixed when the run began: a longer run "
+                "needs a new start, or scheduler=constant from the beginning"
+            )
+        if changed := drift(before, now):
+            raise UserError(
+                f"{path} can't go on with another experiment:",
+                *changed[:MOST_SHOWN],
+                *([f"and {len(changed) - MOST_SHOWN} more"] if len(changed) > MOST_SHOWN else []),
+                f"a run may go on with other values of {', '.join(MAY_DIFFER[:-2])}",
+            )
+        if now != before:
+            run.write("config.yaml", yaml.safe_dump(now, sort_keys=False))
+            if longer and run.status().get("state") == "finished":
+                run.set_status(state="interrupted")
+    return run
+
+
+def find(config: dict[str, Any]) -> RunDirectory | None:
+    """The latest run that computes what a config asks for; None where there is none.
+
+    Args:
+        config: Composed and checked. With `run_dir` it is that run or none.
+
+    Raises:
+        UserError: When another experiment is in `run_dir`; `resume` tells the difference.
+    """
+    if config.get("run_dir"):
+        run = RunDirectory(Path(config["run_dir"]))
+        return run if (run.path / "config.yaml").is_file() else None
+    wanted = identity(config)
+    found = [
+        RunDirectory(status.parent)
+        for status in Path("runs", task_name(config)).glob("*/status.json")
+    ]
+    same = [run for run in found if run.status().get("identity") == wanted]
+    return max(same, key=lambda run: float(run.status().get("created", 0)), default=None)
+
+
+def _trainer(config: dict[str, Any], key: str) -> Any:
+    return config["trainer"].get(key)
+
+
+def _with_values(config: dict[str, Any], line: CommandLine) -> dict[str, Any]:
+    """A run's config with the values that were typed beside `resume=`.
+
+    Raises:
+        UserError: For what a run can't go on with, and for values of the wrong type.
+    """
+    typed = [o.lstrip("+") for o in line.overrides if not o.lstrip("+").startswith("resume=")]
+    if groups := [o for o in typed if isinstance(config.get(o.partition("=")[0]), dict)]:
+        raise UserError(
+            f"resume goes on with the run's own config; {groups[0]} would choose another. Type the "
+            "whole experiment beside resume=, or single values: trainer.max_steps=..."
+        )
+    changed = OmegaConf.merge(OmegaConf.create(config), OmegaConf.from_dotlist(typed))
+    checked = check(
+        _plain(changed),
+        lambda key: "command line" if ".".join(key) in line.values else "",
+        frozenset([*packages(config), *line.allowed]),
+    )
+    # Not all of what is checked: a default that is new since the run began is none of the run's.
+    result = OmegaConf.create(config)
+    for key in (o.partition("=")[0] for o in typed):
+        OmegaConf.update(result, key, OmegaConf.select(OmegaConf.create(checked), key))
+    return _plain(result)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
