@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import lightning
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils._pytree import tree_map
 
 from unrolled.data.batch import SequenceBatch, has_target
 from unrolled.data.module import SequenceData
@@ -19,6 +17,7 @@ from unrolled.data.schema import Schema
 from unrolled.errors import UserError
 from unrolled.models.readout import EveryStep
 from unrolled.models.sequence import SequenceModel
+from unrolled.tasks.carried_states import CarriedStates
 from unrolled.tasks.judge import Judge, judge_constant
 from unrolled.tasks.running_mean import RunningMean
 from unrolled.tasks.targets import asked, judged, padded, trained_on
@@ -75,8 +74,7 @@ class SequenceTask(lightning.LightningModule, ABC):
         self.judges = nn.ModuleDict({"val": Judge(self.metrics())})
         self._unlogged = RunningMean()
         self._logged_step = 0
-        # Of the stream that trains and of the one that is judged.
-        self._states: dict[bool, Any] = {}
+        self._carried = CarriedStates()
         # Asked once: to look for the method costs as much as a small layer.
         self._reinforced = isinstance(model.encoder, Reinforced)
 
@@ -123,7 +121,7 @@ class SequenceTask(lightning.LightningModule, ABC):
         """
         before = None
         if batch.continues is not None:
-            before = self._states.pop(self.training, None)
+            before = self._carried.take(batch, self.training)
             if not getattr(self.model.encoder, "causal", True):
                 raise UserError(
                     "model: this encoder reads the future, which a window of a stream has not; use "
@@ -135,7 +133,7 @@ class SequenceTask(lightning.LightningModule, ABC):
             # An encoder that has no place for so many steps, or wants images.
             raise UserError(f"model: {error}") from error
         if batch.continues is not None:
-            self._states[self.training] = tree_map(lambda s: s.detach(), state)
+            self._carried.keep(batch, self.training, state)
         return encoded
 
     def losses(self, outputs: Tensor, batch: SequenceBatch) -> Tensor:
@@ -290,30 +288,16 @@ class SequenceTask(lightning.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the loss that is not logged yet, and the state that a stream carries."""
         checkpoint["unlogged_loss"] = self._unlogged.state()
-        # Each process has its own streams.
-        carried = self._states.get(True)
-        mine = None if carried is None else tree_map(lambda s: s.cpu(), carried)
-        states = [mine] * _processes()
-        if len(states) > 1:
-            torch.distributed.all_gather_object(states, mine)
-        checkpoint["carried_states"] = states
+        checkpoint["carried_states"] = self._carried.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them up again."""
         self._unlogged = RunningMean(*checkpoint["unlogged_loss"])
-        states = checkpoint["carried_states"]
-        if states[0] is None:
-            return
-        if len(states) != _processes():
-            raise UserError(
-                f"the run carried its state along the streams of {len(states)} processes; it can't "
-                f"go on with {_processes()}"
-            )
-        self._states[True] = states[torch.distributed.get_rank() if len(states) > 1 else 0]
+        self._carried.load_state_dict(checkpoint["carried_states"])
 
     def on_train_start(self) -> None:
         """Take a restored state to where the module is by now."""
-        self._states = tree_map(lambda s: s.to(self.device), self._states)
+        self._carried.to(self.device)
 
     def _judge(self, batch: SequenceBatch, name: str) -> None:
         outputs = self(batch)
@@ -348,8 +332,3 @@ class SequenceTask(lightning.LightningModule, ABC):
         row = {name: float(value) for name, value in values.items()}
         for logger in self.loggers:
             logger.log_metrics({**row, "epoch": self.current_epoch}, step)
-
-
-def _processes() -> int:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if distributed else 1
