@@ -14,6 +14,7 @@ from unrolled.run.directory import RunDirectory
 from unrolled.run.launch import launch, prepare_data, resume
 from unrolled.run.overrides import CommandLine, read_command_line
 from unrolled.run.show import short, show_result, show_runs
+from unrolled.run.targets import allow
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
 
 
@@ -31,6 +32,7 @@ def train(arguments: list[str], command: str) -> int:
         UserError: For a single run that could not begin.
     """
     line = read_command_line(arguments)
+    allow(line.allowed)
     if "resume" in line.values and not line.shows:
         return _resume(line)
     if line.shows:
