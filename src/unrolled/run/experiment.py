@@ -186,7 +186,10 @@ def signature_of(node: dict[str, Any]) -> Mapping[str, inspect.Parameter]:
     Raises:
         UserError: When a config may not name it.
     """
-    return inspect.signature(find_target(node["_target_"])).parameters
+    try:
+        return inspect.signature(find_target(node["_target_"])).parameters
+    except UserError as error:
+        raise UserError(f"_target_: {error}") from None
 
 
 def build(node: dict[str, Any], key: str, **supplied: Any) -> Any:
@@ -204,8 +207,6 @@ def build(node: dict[str, Any], key: str, **supplied: Any) -> Any:
         target = find_target(node["_target_"])
     except UserError as error:
         raise UserError(f"{key}._target_: {error}") from None
-    except ImportError as error:
-        raise UserError(f"{key}._target_: {node['_target_']} can't be imported: {error}") from error
     arguments = {k: _build_nested(v, f"{key}.{k}") for k, v in node.items() if k not in HYDRA_KEYS}
     if node.get("_partial_"):
         return functools.partial(target, **arguments, **supplied)

@@ -47,7 +47,8 @@ _TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)\s*(#.*)?$", re.MULTILINE)
 
 def allow(packages: list[str]) -> None:
     """Let configs name these packages too, in this process and in those that it starts."""
-    os.environ[VARIABLE] = ",".join(sorted(allowed_packages().union(packages)))
+    if packages:
+        os.environ[VARIABLE] = ",".join(sorted(allowed_packages().union(packages)))
 
 
 def allowed_packages() -> frozenset[str]:
@@ -117,14 +118,17 @@ def find_target(target: Any) -> Any:
     """The class (or function) that `_target_` names, imported.
 
     Raises:
-        UserError: When it may not be named.
-        ImportError: When there is no such thing.
+        UserError: When it may not be named, or there is no such thing.
     """
     from hydra.utils import get_object
 
     allowed = allowed_packages()
     require_allowed_name(target, allowed)
-    found = get_object(target)
+    try:
+        found = get_object(target)
+    except (ImportError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{target} can't be imported: {reason}") from error
     # Only what Python itself says of a class or a function: an object could say anything.
     kind = "class" if isinstance(found, type) else "object"
     kind = "function" if isinstance(found, FunctionType) else kind
