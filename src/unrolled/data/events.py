@@ -65,7 +65,7 @@ class EventData(SequenceData):
         engine: What prepares the log: `duckdb` on one machine, `spark` beyond it. The store is the
             same.
         workers: Processes that gather batches ahead; 0 gathers in the one that trains, which takes
-            0.2 to 2 % of a step. They gather on the CPU: `auto` takes memory or the disk then.
+            at most 2 % of a step. They gather on the CPU: `auto` takes memory or the disk then.
     """
 
     def __init__(
