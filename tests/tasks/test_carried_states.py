@@ -113,7 +113,7 @@ def test_outputs_are_those_of_a_run_whose_processes_never_changed(
         for rank in range(after):
             patch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
             one = make_task(make_encoder)
-            one.on_load_checkpoint({"unlogged_loss": (0.0, 0), "carried_states": states})
+            one._carried.load_state_dict(states)
             read(one, batches(source, rank, after)[stop:], found)
 
     assert found.keys() == expected.keys()
@@ -147,6 +147,6 @@ def test_a_checkpoint_of_other_data_is_refused() -> None:
     task = make_task(ENCODERS[0])
     state = torch.zeros(1, 1, 4)
     rows = [{"state": state, "sequences": torch.tensor([k])} for k in (98, 99)]
-    task.on_load_checkpoint({"unlogged_loss": (0.0, 0), "carried_states": rows})
+    task._carried.load_state_dict(rows)
     with pytest.raises(UserError, match=r"no state of sequence .* other data"):
         task.encode(batches(source, 0, 1)[1])
