@@ -40,7 +40,11 @@ KILLS = {
         Kill("in the test", 1),
     ],
     "packed, dropout": [Kill("after a step", 10), Kill("while a checkpoint is written", 2)],
-    "stream": [Kill("before a step", 13), Kill("in a validation", 1), Kill("before a step", 4)],
+    "stream, workers": [
+        Kill("before a step", 13),
+        Kill("in a validation", 1),
+        Kill("before a step", 4),
+    ],
     "text, 2 ranks": [Kill("before a step", 8), Kill("after a step", 4, rank=1)],
     "stream, 2 ranks": [Kill("before a step", 9), Kill("after a step", 7, rank=1)],
     "bucketed, 2 ranks": [
