@@ -64,11 +64,11 @@ TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
 
 RUNS = {
     "random": [*BITCOUNT, "trainer.val_check_interval=0.5"],
-    "random, accumulated": [*BITCOUNT, "trainer.accumulate_grad_batches=3"],
+    "random, accumulated": [*BITCOUNT, "trainer.accumulate_grad_batches=3", "data.workers=2"],
     "random, steps": [*BITCOUNT, *BY_STEPS],
     "bucketed, dropout": [*SHOP, *BUCKETED],
     "packed, dropout": [*SHOP, "data.batching=packed"],
-    "stream": [*SHOP, *STREAM],
+    "stream, workers": [*SHOP, *STREAM, "data.workers=2"],
     "text, 2 ranks": [*TEXT, *TWO],
     "stream, 2 ranks": [*SHOP, *TWO, *STREAM],
     "bucketed, 2 ranks": [*SHOP, *TWO, *BUCKETED, "trainer.accumulate_grad_batches=2"],

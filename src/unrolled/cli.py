@@ -26,6 +26,10 @@ app = typer.Typer(
 _OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}
 _HYDRA = {**_OVERRIDES, "help_option_names": []}
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(help="A package of yours that the run's config may name.", show_default=False),
+]
 
 
 def main() -> NoReturn:
@@ -56,8 +60,11 @@ def check_command(context: typer.Context) -> None:
 
     from unrolled.run.compose import compose
     from unrolled.run.overrides import read_command_line
+    from unrolled.run.targets import allow
 
-    composed = compose(read_command_line(list(context.args)))
+    line = read_command_line(list(context.args))
+    allow(line.allowed)
+    composed = compose(line)
     typer.echo(yaml.safe_dump(composed.config, sort_keys=False), nl=False)
 
 
@@ -71,11 +78,14 @@ def prepare_command(context: typer.Context) -> None:
     from unrolled.run.compose import compose
     from unrolled.run.launch import prepare_data
     from unrolled.run.overrides import read_command_line
+    from unrolled.run.targets import allow
 
     arguments = list(context.args)
     if not any(a.startswith(("task=", "experiment=")) for a in arguments):
         arguments.append("task=purchase_intent")
-    if prepare_data(compose(read_command_line(arguments)).config, tell=True) is None:
+    line = read_command_line(arguments)
+    allow(line.allowed)
+    if prepare_data(compose(line).config, tell=True) is None:
         raise UserError("these data are generated as they are needed; there is no log to prepare")
 
 
@@ -89,13 +99,16 @@ def evaluate_command(
         Path | None, typer.Option(help="Another checkpoint than the run's best.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the scores as JSON too.")] = None,
+    allow: Allow = None,
 ) -> None:
     """Test a run's best checkpoint again, also on other data."""
     import json
 
     from unrolled.run.evaluate import evaluate
     from unrolled.run.show import show_scores
+    from unrolled.run.targets import allow as allow_packages
 
+    allow_packages(allow or [])
     scores = evaluate(run_dir, overrides or [], checkpoint)
     show_scores(scores)
     if output is not None:
@@ -117,10 +130,13 @@ def predict_command(
     sequence: Annotated[
         str | None, typer.Option(help="One sequence, typed: 01101...", show_default=False)
     ] = None,
+    allow: Allow = None,
 ) -> None:
     """Predict new sequences with a run's best checkpoint: a file's, or one that is typed."""
     from unrolled.run.predict import predict, predict_one
+    from unrolled.run.targets import allow as allow_packages
 
+    allow_packages(allow or [])
     if sequence is not None and input is None and output is None:
         for name, value in predict_one(run_dir, sequence).items():
             typer.echo(f"{name}: {value}")

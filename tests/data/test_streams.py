@@ -142,7 +142,7 @@ def test_gradients_end_where_the_window_begins() -> None:
     task, data = make_task(), text()
     first, second = list(data.loader("train"))[:2]
     task(first)
-    carried = task._states[True]
+    carried = task._carried[True]
     assert not carried.requires_grad
     gradients = torch.autograd.grad(
         task.losses(task(second), second).mean(), list(task.parameters())
@@ -159,13 +159,13 @@ def test_a_validation_in_between_leaves_the_carried_state_alone() -> None:
     task, data = make_task(), text()
     train = list(data.loader("train"))
     task(train[0])
-    carried = task._states[True].clone()
+    carried = task._carried[True].clone()
     task.eval()
     with torch.no_grad():
         for window in data.loader("val"):
             task(window)
     task.train()
-    assert torch.equal(task._states[True], carried)
+    assert torch.equal(task._carried[True], carried)
     undisturbed = make_task()
     undisturbed(train[0])
     assert torch.equal(task(train[1]), undisturbed(train[1]))
@@ -176,7 +176,7 @@ def test_batches_that_are_no_stream_carry_nothing() -> None:
     batch = data.source("val").gather(torch.arange(2))
     with torch.no_grad():
         assert torch.equal(task(batch), task(batch))
-    assert task._states == {}
+    assert len(task._carried) == 0
 
 
 @pytest.mark.parametrize("kind", [GRU, LSTM])
@@ -234,7 +234,7 @@ def test_a_stopped_run_goes_on_in_the_middle_of_a_stream(tmp_path: Any) -> None:
     runner.callbacks.append(saver)  # type: ignore[attr-defined]
     runner.fit(half, datamodule=text())
     saved = torch.load(tmp_path / "half.ckpt", weights_only=True)
-    assert saved["carried_states"][0].shape == (1, 3, 6)
+    assert saved["carried_states"][0]["state"].shape == (1, 3, 6)
     resumed = make_task(seed=9)
     trainer(8).fit(resumed, datamodule=text(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     for found, expected in zip(resumed.parameters(), whole.parameters(), strict=True):

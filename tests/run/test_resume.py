@@ -40,7 +40,11 @@ KILLS = {
         Kill("in the test", 1),
     ],
     "packed, dropout": [Kill("after a step", 10), Kill("while a checkpoint is written", 2)],
-    "stream": [Kill("before a step", 13), Kill("in a validation", 1), Kill("before a step", 4)],
+    "stream, workers": [
+        Kill("before a step", 13),
+        Kill("in a validation", 1),
+        Kill("before a step", 4),
+    ],
     "text, 2 ranks": [Kill("before a step", 8), Kill("after a step", 4, rank=1)],
     "stream, 2 ranks": [Kill("before a step", 9), Kill("after a step", 7, rank=1)],
     "bucketed, 2 ranks": [
@@ -213,6 +217,26 @@ def test_a_longer_run_goes_on_from_the_end_of_a_shorter(
     run = go_on(run, f"trainer.max_epochs={epochs}")
     assert not any(chaos.work_on(run))
     assert chaos.differences(untested(whole(name)), untested(run)) == []
+
+
+def test_a_run_goes_on_with_another_number_of_processes_over_the_same_batches(
+    whole: Callable[[str], RunDirectory], tmp_path: Path
+) -> None:
+    run = chaos.create(chaos.RUNS["random"], tmp_path / "run")
+    chaos.work_on(run, Kill("before a step", 14))
+    run = go_on(run, "trainer.devices=2", "trainer.strategy=ddp")
+    assert chaos.work_on(run, Kill("before a step", 9)) == [-9, -9]
+    run = go_on(run, "trainer.devices=1", "trainer.strategy=auto")
+    assert chaos.work_on(run) == [0]
+    expected, found = (losses(r) for r in (whole("random"), run))
+    assert len(expected) == 6
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def losses(run: RunDirectory) -> dict[str, float]:
+    """The training losses by step."""
+    rows = csv.DictReader((run.path / "metrics.csv").read_text().splitlines())
+    return {row["step"]: float(row["train/loss"]) for row in rows if row["train/loss"]}
 
 
 def untested(run: RunDirectory) -> dict[str, Any]:

@@ -161,5 +161,5 @@ def test_training_on_a_stream_carries_the_state_of_each_row() -> None:
         else:
             assert torch.equal(window.ids[going_on], before.ids[window.continues[going_on]])
         task(window)
-        assert task._states[True].shape == (1, len(window), 4)
+        assert task._carried[True].shape == (1, len(window), 4)
     assert sum(int((w.continues >= 0).sum()) for w in windows if w.continues is not None) > 5

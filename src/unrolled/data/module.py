@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unrolled.data.batching import BatchLoader, Loader, Source
 from unrolled.data.schema import Schema
+from unrolled.data.workers import WorkerLoader
 from unrolled.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,14 +29,19 @@ class SequenceData(lightning.LightningDataModule, ABC):
         eval_batch_size: Sequences of a validation or test batch, over all processes.
         shuffle: A new order of the training sequences each epoch.
         seed: Of that order.
+        workers: Processes that gather batches ahead; see `WorkerLoader`. 0 gathers in the process
+            that trains, which takes at most a few hundredths of a step.
     """
 
-    def __init__(self, batch_size: int, eval_batch_size: int, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self, batch_size: int, eval_batch_size: int, shuffle: bool, seed: int, workers: int = 0
+    ) -> None:
         super().__init__()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.workers = workers
         self._train_loader: Loader | None = None
         self._position: dict[str, int] | None = None
 
@@ -125,8 +131,8 @@ class SequenceData(lightning.LightningDataModule, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where batches are wanted: the trainer's device, or the CPU without a trainer."""
-        if self.trainer is None:
+        """Where batches are made: the trainer's device; the CPU by workers or without a trainer."""
+        if self.trainer is None or self.workers:
             return torch.device("cpu")
         return self.trainer.strategy.root_device
 
@@ -146,7 +152,7 @@ class SequenceData(lightning.LightningDataModule, ABC):
         )
         if train:
             loader.require_shares()
-        return loader
+        return WorkerLoader(loader, self.workers) if self.workers else loader
 
     def make_loader(self, source: Source, train: bool, **sharding: Any) -> Loader:
         """How sequences become batches: by their number.

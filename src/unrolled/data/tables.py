@@ -120,6 +120,7 @@ def relation(
         UserError: When there is no such file, or it is not what its name says.
     """
     if isinstance(table, LogQuery):
+        require_query(table.text)
         return f"({table.text})", str(table)
     if isinstance(table, Path | LogFiles):
         files = LogFiles(table) if isinstance(table, Path) else table
@@ -135,8 +136,9 @@ def query_digest(query: str) -> str:
     """A hash of the rows that a query gives, whatever their order.
 
     Raises:
-        UserError: When the query can't be run.
+        UserError: When the query can't be run, or is more than a query.
     """
+    require_query(query)
     with duckdb.connect() as connection:
         try:
             return str(
@@ -144,6 +146,24 @@ def query_digest(query: str) -> str:
             )
         except duckdb.Error as error:
             raise UserError(f"data.source.query: {first_line(error)}") from error
+
+
+def require_query(query: str) -> None:
+    """Refuse SQL that does anything but read.
+
+    It comes from a config, which another may have written: `COPY ... TO` would overwrite files,
+    and an extension can start programs.
+
+    Raises:
+        UserError: When it is not a single query.
+    """
+    try:
+        statements = duckdb.extract_statements(query)
+    except duckdb.Error as error:
+        raise UserError(f"data.source.query: {first_line(error)}") from error
+    if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+        kinds = ", ".join(statement.type.name for statement in statements)
+        raise UserError(f"data.source.query must be a single SELECT; it is {kinds or 'empty'}")
 
 
 def _literal(text: str) -> str:

@@ -20,8 +20,10 @@ from unrolled.errors import UserError
 class TensorData(SequenceData):
     """Three splits as padded tensors on the device that trains; see `SequenceData`."""
 
-    def __init__(self, batch_size: int, eval_batch_size: int, shuffle: bool, seed: int) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle, seed)
+    def __init__(
+        self, batch_size: int, eval_batch_size: int, shuffle: bool, seed: int, workers: int = 0
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers)
         self._splits: dict[str, TensorSequences] = {}
 
     @abstractmethod

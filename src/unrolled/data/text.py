@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from unrolled.data.batching import Source
@@ -140,6 +140,7 @@ class TextData(SequenceData):
         eval_batch_size: Streams that are validated and tested; a stream begins without context.
         bptt: Steps of a window; gradients end at its beginning, the state is carried on.
         seed: Of a generated text.
+        workers: Processes that gather batches ahead; 0 gathers in the one that trains.
     """
 
     def __init__(
@@ -149,8 +150,9 @@ class TextData(SequenceData):
         eval_batch_size: PositiveInt = 10,
         bptt: PositiveInt = 32,
         seed: int = 0,
+        workers: NonNegativeInt = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, False, seed)
+        super().__init__(batch_size, eval_batch_size, False, seed, workers)
         self.symbols = source
         self.bptt = bptt
         self._sources: dict[str, TensorSequences] = {}

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 State: TypeAlias = "Tensor | tuple[State, ...]"
 """Of an encoder each tensor is `[layers, batch, ...]`, of a cell `[batch, ...]`."""
@@ -34,6 +35,27 @@ def detach_state(state: State) -> State:
 def select_rows(state: State, rows: Tensor) -> State:
     """The state of some sequences of an encoder's batch, in the order of `rows`."""
     return map_state(lambda s: s.index_select(1, rows), state)
+
+
+def join_rows(states: list[State]) -> State:
+    """The states of several batches of an encoder as one, their rows one after the other.
+
+    What one batch has fewer of than another, as an encoder that looks back keeps fewer steps of
+    short sequences, is filled up with zeros before it: as if these were not real.
+    """
+
+    def join(*parts: Tensor) -> Tensor:
+        sizes = [max(sizes) for sizes in zip(*(part.shape[2:] for part in parts), strict=True)]
+        filled = []
+        for part in parts:
+            before: list[int] = []
+            # `pad` counts from the last dimension on.
+            for size, own in zip(reversed(sizes), reversed(part.shape[2:]), strict=True):
+                before += [size - own, 0]
+            filled.append(functional.pad(part, before))
+        return torch.cat(filled, 1)
+
+    return states[0] if len(states) == 1 else map_state(join, *states)
 
 
 def take_up(

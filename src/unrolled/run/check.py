@@ -17,6 +17,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from unrolled.errors import UserError, did_you_mean
 from unrolled.run.experiment import HYDRA_KEYS
 from unrolled.run.signatures import REQUIRED, Parameter, Signature, read_signature
+from unrolled.run.targets import (
+    allowed_packages,
+    require_allowed_name,
+    require_allowed_object,
+)
 
 EXPERIMENT = "unrolled.run.experiment.Experiment"
 """The signature of the whole config."""
@@ -46,8 +51,6 @@ SUPPLIED: dict[tuple[str, ...], set[str]] = {
 }
 """Arguments that the run supplies when it builds the part: no config sets them."""
 
-ALLOWED_PACKAGES = {"unrolled", "torch", "lightning", "torchmetrics"}
-
 PARTS = ("task", "data", "embedding", "model", "readout", "head", "optimizer", "trainer")
 """Keys of the config that have to name a class."""
 
@@ -63,7 +66,7 @@ def check(
     Args:
         config: Plain data, interpolations resolved.
         origin: Says where a key was set, for the messages.
-        allowed: Further packages that a `_target_` may name.
+        allowed: Packages that a `_target_` may name beside those of `targets.allowed_packages`.
 
     Returns:
         The config with the defaults of the classes and absolute paths.
@@ -71,7 +74,7 @@ def check(
     Raises:
         UserError: With every problem that was found.
     """
-    checker = _Checker(origin, ALLOWED_PACKAGES | allowed)
+    checker = _Checker(origin, allowed | allowed_packages())
     complete = checker.node(config, read_signature(EXPERIMENT), ())
     for part in PARTS:
         if part in config and not (isinstance(config[part], dict) and "_target_" in config[part]):
@@ -111,7 +114,7 @@ def with_defaults(node: Any, key: tuple[str, ...] = ()) -> Any:
 
 
 class _Checker:
-    def __init__(self, origin: Origin, allowed: set[str]) -> None:
+    def __init__(self, origin: Origin, allowed: frozenset[str]) -> None:
         self.origin = origin
         self.allowed = allowed
         self.problems: list[str] = []
@@ -174,15 +177,10 @@ class _Checker:
         if "_target_" not in value:
             return {k: self.nested(v, (*key, k)) for k, v in value.items()}
         target = value["_target_"]
-        if not isinstance(target, str) or target.partition(".")[0] not in self.allowed:
-            self.problem(
-                (*key, "_target_"),
-                f"{target!r} is not of a package that may be run: "
-                f"{', '.join(sorted(self.allowed))}; add yours with --allow PACKAGE",
-            )
-            return value
         try:
+            require_allowed_name(target, self.allowed)
             signature = read_signature(target)
+            require_allowed_object(target, signature.name, signature.kind, self.allowed)
         except UserError as error:
             self.problem((*key, "_target_"), str(error).removeprefix("_target_: "))
             return value
@@ -206,14 +204,6 @@ def _schedule_problems(config: dict[str, Any]) -> list[str]:
             "counts steps; set trainer.max_steps instead, or scheduler=constant"
         ]
     return []
-
-
-def packages(value: Any) -> set[str]:
-    """The packages that the `_target_`s of a config name."""
-    if isinstance(value, dict):
-        own = {str(value["_target_"]).partition(".")[0]} if "_target_" in value else set()
-        return own.union(*(packages(v) for v in value.values()))
-    return set().union(*(packages(v) for v in value)) if isinstance(value, list) else set()
 
 
 def _has_target(value: Any) -> bool:

@@ -22,6 +22,9 @@ from unrolled.run.conf import PRIMARY, conf_dir, search_path
 from unrolled.run.origins import Origins
 from unrolled.run.overrides import CommandLine
 
+_NO_LOGGING = ["++hydra.job_logging.root=null", "++hydra.hydra_logging.root=null"]
+"""Whatever a config file says: Python's logging calls what its configuration names."""
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -64,6 +67,7 @@ def run_hydra(line: CommandLine, job: Callable[[DictConfig], None]) -> None:
     # Otherwise Hydra prints errors in its own way and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [sys.argv[0], *line.flags, *line.overrides]
+    sys.argv += [] if line.shows else _NO_LOGGING
     with _translated():
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=PRIMARY)(job)()
 

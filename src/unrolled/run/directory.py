@@ -80,8 +80,20 @@ class RunDirectory:
         return run
 
     def config(self) -> dict[str, Any]:
-        """The configuration of the run."""
-        config: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
+        """The configuration of the run: plain data, whatever tags the file has.
+
+        Raises:
+            UserError: When it is not what a run has.
+        """
+        path = self.path / "config.yaml"
+        try:
+            config = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+            line = f", line {mark.line + 1}" if mark else ""
+            raise UserError(f"{path}{line}: not a config of plain values: {problem}") from error
+        if not isinstance(config, dict) or not all(isinstance(k, str) for k in config):
+            raise UserError(f"{path}: not the config of a run")
         return config
 
     def config_hash(self) -> str:

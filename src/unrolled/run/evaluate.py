@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from unrolled.errors import UserError
-from unrolled.run.check import check, packages
+from unrolled.run.check import check
 from unrolled.run.directory import RunDirectory
 from unrolled.run.overrides import read_command_line
 
@@ -92,6 +92,4 @@ def _changed(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     return check(
         {str(k): v for k, v in plain.items()},
         lambda key: "command line" if ".".join(key) in line.values else "",
-        # What the run was allowed to use, it may use again.
-        frozenset(packages(config)),
     )

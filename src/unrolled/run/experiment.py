@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import NonNegativeInt
 
 from unrolled.errors import UserError
+from unrolled.run.targets import find_target
 
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 """Keys of a node that are not arguments of its class."""
@@ -186,10 +187,15 @@ def wanted(node: dict[str, Any], supplied: dict[str, Any]) -> dict[str, Any]:
 
 
 def signature_of(node: dict[str, Any]) -> Mapping[str, inspect.Parameter]:
-    """The arguments of a node's class or function."""
-    from hydra.utils import get_object
+    """The arguments of a node's class or function.
 
-    return inspect.signature(get_object(node["_target_"])).parameters
+    Raises:
+        UserError: When a config may not name it.
+    """
+    try:
+        return inspect.signature(find_target(node["_target_"])).parameters
+    except UserError as error:
+        raise UserError(f"_target_: {error}") from None
 
 
 def build(node: dict[str, Any], key: str, **supplied: Any) -> Any:
@@ -201,14 +207,12 @@ def build(node: dict[str, Any], key: str, **supplied: Any) -> Any:
         **supplied: Arguments that no config sets.
 
     Raises:
-        UserError: When the class refuses its arguments.
+        UserError: When a config may not name the class, or the class refuses its arguments.
     """
-    from hydra.utils import get_object
-
     try:
-        target = get_object(node["_target_"])
-    except ImportError as error:
-        raise UserError(f"{key}._target_: {node['_target_']} can't be imported: {error}") from error
+        target = find_target(node["_target_"])
+    except UserError as error:
+        raise UserError(f"{key}._target_: {error}") from None
     arguments = {k: _build_nested(v, f"{key}.{k}") for k, v in node.items() if k not in HYDRA_KEYS}
     if node.get("_partial_"):
         return functools.partial(target, **arguments, **supplied)

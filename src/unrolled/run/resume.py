@@ -9,7 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from unrolled.errors import UserError
-from unrolled.run.check import check, packages
+from unrolled.run.check import check
 from unrolled.run.directory import LAST, RunDirectory, task_name
 from unrolled.run.drift import MAY_DIFFER, drift, identity
 from unrolled.run.overrides import CommandLine
@@ -99,7 +99,8 @@ def _with_values(config: dict[str, Any], line: CommandLine) -> dict[str, Any]:
     checked = check(
         _plain(changed),
         lambda key: "command line" if ".".join(key) in line.values else "",
-        frozenset([*packages(config), *line.allowed]),
+        # Not what the run was allowed: its config may be another's by now.
+        frozenset(line.allowed),
     )
     # Not all of what is checked: a default that is new since the run began is none of the run's.
     result = OmegaConf.create(config)

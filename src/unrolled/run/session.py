@@ -18,6 +18,7 @@ from unrolled.run.machines import this_machine
 from unrolled.run.overrides import CommandLine, read_command_line
 from unrolled.run.resume import find, resume
 from unrolled.run.show import short, show_result, show_runs
+from unrolled.run.targets import allow
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
 
 AUTO = "auto"
@@ -38,6 +39,7 @@ def train(arguments: list[str], command: str) -> int:
         UserError: For a single run that could not begin.
     """
     line = read_command_line(arguments)
+    allow(line.allowed)
     given = line.values.get("resume", "null")
     if given not in ("null", AUTO) and not line.shows:
         if line.multirun:

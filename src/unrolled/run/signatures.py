@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,15 @@ class Signature:
         target: Its dotted name.
         parameters: By name.
         accepts_any: Whether it takes any further keyword.
+        name: Where it is defined, which is elsewhere when a module only imports it.
+        kind: `class` or `function`.
     """
 
     target: str
     parameters: dict[str, Parameter]
     accepts_any: bool
+    name: str = ""
+    kind: str = "class"
 
 
 def read_signature(target: str) -> Signature:
@@ -63,7 +67,9 @@ def read_signature(target: str) -> Signature:
     Raises:
         UserError: When there is no such module or name.
     """
-    return _signature_of(_find(target), target)
+    found = _find(target)
+    signature = _signature_of(found, target)
+    return replace(signature, name=found.path, kind=found.kind.value)
 
 
 def _signature_of(found: griffe.Object, target: str) -> Signature:

@@ -67,6 +67,7 @@ class BitcountData(SequenceData):
         eval_batch_size: Strings of a validation or test batch, over all processes.
         shuffle: A new order of the training strings each epoch.
         seed: Of the choice of strings and of their order.
+        workers: Processes that gather batches ahead; 0 gathers in the one that trains.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class BitcountData(SequenceData):
         eval_batch_size: PositiveInt = 8192,
         shuffle: bool = True,
         seed: int = 0,
+        workers: NonNegativeInt = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle, seed)
+        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers)
         self.length = length
         self.train_size = train_size or min(10_000, 2 ** (length - 1))
         self.val_size = self.train_size // 5 if val_size is None else val_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from unrolled.data.schema import Numeric, Schema
 from unrolled.data.tensor_data import TensorData
@@ -23,6 +23,7 @@ class DigitImages(TensorData):
         eval_batch_size: Images of a validation or test batch, over all processes.
         shuffle: A new order of the training images each epoch.
         seed: Of the split and of the order.
+        workers: Processes that gather batches ahead; 0 gathers in the one that trains.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class DigitImages(TensorData):
         eval_batch_size: PositiveInt = 1_000,
         shuffle: bool = True,
         seed: int = 0,
+        workers: NonNegativeInt = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle, seed)
+        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers)
         if val_size + test_size >= COUNT:
             raise UserError(
                 f"data.val_size={val_size} and data.test_size={test_size} leave none of the "

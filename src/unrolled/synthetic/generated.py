@@ -55,6 +55,7 @@ class GeneratedData(TensorData):
         eval_batch_size: Sequences of a validation or test batch, over all processes.
         shuffle: A new order of the training sequences each epoch.
         seed: Of the sequences and of their order.
+        workers: Processes that gather batches ahead; 0 gathers in the one that trains.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class GeneratedData(TensorData):
         eval_batch_size: PositiveInt = 1_000,
         shuffle: bool = True,
         seed: int = 0,
+        workers: NonNegativeInt = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle, seed)
+        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers)
         self.generator = source
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
         self._further: dict[str, TensorSequences] = {}

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils._pytree import tree_map
 
 from unrolled.data.batch import SequenceBatch, has_target
 from unrolled.data.module import SequenceData
@@ -21,6 +20,7 @@ from unrolled.data.schema import Schema
 from unrolled.errors import UserError
 from unrolled.models.readout import EveryStep
 from unrolled.models.sequence import SequenceModel
+from unrolled.tasks.carried_states import CarriedStates
 from unrolled.tasks.judge import Judge, judge_constant
 from unrolled.tasks.running_mean import RunningMean
 from unrolled.tasks.targets import asked, judged, padded, trained_on
@@ -77,8 +77,7 @@ class SequenceTask(lightning.LightningModule, ABC):
         self.judges = nn.ModuleDict({"val": Judge(self.metrics())})
         self._unlogged = RunningMean()
         self._logged_step = 0
-        # Of the stream that trains and of the one that is judged.
-        self._states: dict[bool, Any] = {}
+        self._carried = CarriedStates()
         # Asked once: to look for the method costs as much as a small layer.
         self._reinforced = isinstance(model.encoder, Reinforced)
 
@@ -125,7 +124,7 @@ class SequenceTask(lightning.LightningModule, ABC):
         """
         before = None
         if batch.continues is not None:
-            before = self._states.pop(self.training, None)
+            before = self._carried.take(batch, self.training)
             if not getattr(self.model.encoder, "causal", True):
                 raise UserError(
                     "model: this encoder reads the future, which a window of a stream has not; use "
@@ -137,7 +136,7 @@ class SequenceTask(lightning.LightningModule, ABC):
             # An encoder that has no place for so many steps, or wants images.
             raise UserError(f"model: {error}") from error
         if batch.continues is not None:
-            self._states[self.training] = tree_map(lambda s: s.detach(), state)
+            self._carried.keep(batch, self.training, state)
         return encoded
 
     def losses(self, outputs: Tensor, batch: SequenceBatch) -> Tensor:
@@ -305,29 +304,17 @@ class SequenceTask(lightning.LightningModule, ABC):
         """Keep the loss that is not logged yet, and the state that a stream carries."""
         checkpoint["logged_step"] = self._logged_step
         checkpoint["unlogged_losses"] = gather(self._unlogged.state())
-        # Each process has its own streams.
-        carried = self._states.get(True)
-        mine = None if carried is None else tree_map(lambda s: s.cpu(), carried)
-        states = gather(mine)
-        checkpoint["carried_states"] = states
+        checkpoint["carried_states"] = self._carried.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them up again."""
         self._logged_step = checkpoint["logged_step"]
         self._unlogged = RunningMean.of_one(checkpoint["unlogged_losses"], rank(), num_processes())
-        states = checkpoint["carried_states"]
-        if states[0] is None:
-            return
-        if len(states) != num_processes():
-            raise UserError(
-                f"the run carried its state along the streams of {len(states)} processes; it can't "
-                f"go on with {num_processes()}"
-            )
-        self._states[True] = states[rank()]
+        self._carried.load_state_dict(checkpoint["carried_states"])
 
     def on_train_start(self) -> None:
         """Take a restored state to where the module is by now."""
-        self._states = tree_map(lambda s: s.to(self.device), self._states)
+        self._carried.to(self.device)
 
     def _judge(self, batch: SequenceBatch, name: str) -> None:
         outputs = self(batch)
