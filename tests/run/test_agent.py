@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -21,7 +22,7 @@ import yaml
 
 from unrolled.run import agent, work
 from unrolled.run.directory import RunDirectory
-from unrolled.run.failure import FOLDER, Failure, first_failure
+from unrolled.run.failure import FOLDER, Failure, first_failure, give_up
 
 pytestmark = pytest.mark.process
 
@@ -225,6 +226,28 @@ def test_a_failure_to_save_after_a_signal_is_told(
     """)  # fmt: skip
     assert code == work.FAILED
     assert run.status()["error"] == "process 0 of 2 failed: OSError: No space left on device"
+
+
+def test_a_machine_that_gave_up_is_not_waited_for(run: RunDirectory) -> None:
+    run.write("config.yaml", yaml.safe_dump({"trainer": {"devices": 1, "num_nodes": 2}}))
+    give_up(run, 1, "of an earlier attempt")
+    code = (
+        "import sys, unrolled.run.agent as agent; agent.SECONDS_FOR_THE_OTHERS = 0.2;"
+        "sys.exit(agent.main(sys.argv[1]))"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(run.path)], env=os.environ | meeting
+    ) as process:
+        # The agent clears what was left, then waits for the second machine.
+        wait_for(lambda: not (run.path / FOLDER).exists())
+        time.sleep(0.5)
+        give_up(run, 1, "no CUDA device")
+        assert process.wait(timeout=30) == work.FAILED
+    assert run.status()["error"] == "no CUDA device"
 
 
 def wait_for(condition: Any) -> None:

@@ -158,21 +158,26 @@ def _kill_processes() -> None:
 def _watch_others(run: RunDirectory, machine: Machine) -> None:
     """End this machine's processes when another's have: they may wait for those half an hour."""
     # Of an earlier attempt at the run.
-    old = who_gave_up(run, machine.number)
-    while not who_gave_up(run, machine.number).items() - old.items():
+    old = who_gave_up(run, machine.number).items()
+    while not (new := who_gave_up(run, machine.number).items() - old):
         time.sleep(1)
     time.sleep(SECONDS_FOR_THE_OTHERS)
     _kill_processes()
+    time.sleep(SECONDS_FOR_THE_OTHERS)
+    # Still here: there are no processes yet, as the machines have not met.
+    message = min(new, key=lambda mark: mark[1])[0].read_text()
+    os._exit(_tell(run, machine, message))
 
 
 def _judge(run: RunDirectory, machine: Machine, error: ChildFailedError, num_ranks: int) -> int:
-    give_up(run, machine.number)
     found = read_failures(run)
     for rank, failure in error.failures.items():
         if rank not in found:
             found[rank] = of_exit(rank, num_ranks, failure)
             found[rank].write(run)
     first = first_failure(found)
+    if not machine.first:
+        return _tell_failure(run, machine, first)
     deadline = time.monotonic() + SECONDS_FOR_THE_OTHERS
     while machine.count > 1 and first.consequence and time.monotonic() < deadline:
         time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -200,8 +205,10 @@ def _tell_failure(run: RunDirectory, machine: Machine, failure: Failure) -> int:
 def _tell(run: RunDirectory, machine: Machine, message: str, user_error: bool = False) -> int:
     if machine.first:
         run.set_status(state="failed", error=message, user_error=user_error, finished=now())
-        if machine.count == 1:
-            forget_failures(run)
+    if machine.count == 1:
+        forget_failures(run)
+    else:
+        give_up(run, machine.number, message)
     return USER_ERROR if user_error else FAILED
 
 

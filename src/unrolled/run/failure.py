@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unrolled.errors import UserError
@@ -119,16 +120,16 @@ def read_failures(run: RunDirectory) -> dict[int, Failure]:
     return found
 
 
-def give_up(run: RunDirectory, machine: int) -> None:
-    """Tell the other machines that the processes of this one have failed for good."""
+def give_up(run: RunDirectory, machine: int, message: str) -> None:
+    """Tell the other machines that this one has failed for good, and why."""
     (run.path / FOLDER).mkdir(exist_ok=True)
-    run.write(f"{FOLDER}/machine-{machine}", "")
+    run.write(f"{FOLDER}/machine-{machine}", message)
 
 
-def who_gave_up(run: RunDirectory, machine: int) -> dict[str, float]:
-    """The machines beside this one that have, and when, by the clock of the disk."""
+def who_gave_up(run: RunDirectory, machine: int) -> dict[Path, float]:
+    """What the machines beside this one left that have, and when, by the clock of the disk."""
     marks = (run.path / FOLDER).glob("machine-*")
-    return {m.name: m.stat().st_mtime for m in marks if m.name != f"machine-{machine}"}
+    return {m: m.stat().st_mtime for m in marks if m.name != f"machine-{machine}"}
 
 
 def first_failure(failures: dict[int, Failure]) -> Failure:
