@@ -12,7 +12,7 @@ import traceback
 from contextlib import nullcontext
 from pathlib import Path
 
-from unrolled.errors import UserError
+from unrolled.errors import TrainingError, UserError
 from unrolled.run.directory import RunDirectory, now
 
 FINISHED, FAILED, USER_ERROR, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -48,6 +48,10 @@ def _work(run: RunDirectory, first: bool) -> int:
     except UserError as error:
         run.set_status(state="failed", error=str(error), user_error=True, finished=now())
         return USER_ERROR
+    except TrainingError as error:
+        # The same on all ranks.
+        run.set_status(state="failed", error=str(error), finished=now())
+        return FAILED
     except (KeyboardInterrupt, SystemExit):
         # Lightning ends the process in this way after Ctrl-C and SIGTERM.
         run.set_status(state="interrupted", finished=now())

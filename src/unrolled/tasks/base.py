@@ -186,7 +186,9 @@ class SequenceTask(lightning.LightningModule, ABC):
         step = trainer.global_step
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Set by a connector.
         # While gradients are accumulated the step stays the same.
-        if every and step % every == 0 and step != self._logged_step:
+        due = every and step % every == 0 and step != self._logged_step
+        # There is no loss where all steps since the last time were left out.
+        if due and self._unlogged.count:
             self._logged_step = step
             mean = self._unlogged.take()
             if trainer.world_size > 1:
@@ -310,6 +312,22 @@ class SequenceTask(lightning.LightningModule, ABC):
                 f"go on with {_processes()}"
             )
         self._states[True] = states[torch.distributed.get_rank() if len(states) > 1 else 0]
+
+    @property
+    def unlogged(self) -> RunningMean:
+        """The losses since the last time that their mean was logged."""
+        return self._unlogged
+
+    def take_back(self, total: Tensor | None, count: int) -> None:
+        """Undo what a step has left that does not count, because it is not finite.
+
+        Args:
+            total: Of the losses `unlogged` before the step.
+            count: Of them.
+        """
+        self._unlogged = RunningMean(total, count)
+        # Else a stream would carry it on.
+        self._states = tree_map(lambda s: s.nan_to_num(0.0, 0.0, 0.0), self._states)
 
     def on_train_start(self) -> None:
         """Take a restored state to where the module is by now."""
