@@ -17,6 +17,7 @@ from unrolled.errors import UserError
 from unrolled.run.checkpoint import class_path
 from unrolled.run.directory import RunDirectory, now
 from unrolled.run.metrics_csv import MetricsCSV
+from unrolled.run.wandb_logger import WandbLogger
 
 
 class Checkpoints(Checkpoint):
@@ -131,7 +132,7 @@ class RunState(Callback):
             if "cuda" in self.random_states and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self.random_states["cuda"].cpu())
         for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
+            if isinstance(logger, MetricsCSV | WandbLogger):
                 logger.forget_after(trainer.global_step)
         # The imported libraries are a million objects: searching them for garbage takes a quarter
         # of a second each time, as much as a hundred steps of a small model.
