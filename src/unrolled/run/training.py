@@ -23,6 +23,7 @@ from unrolled.run.checkpoint import load_weights
 from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment, build, wanted
 from unrolled.run.metrics_csv import MetricsCSV
+from unrolled.run.numerics import deterministic_errors, numerics
 from unrolled.tasks.base import SequenceTask
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,10 @@ def train(run: RunDirectory) -> None:
         data.save_schema(run.path / "schema")
     last = run.checkpoints / "last.ckpt"
     began = time.monotonic()
-    trainer.fit(
-        task, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True
-    )
+    with deterministic_errors():
+        trainer.fit(
+            task, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True
+        )
     fit_seconds = time.monotonic() - began
     steps = trainer.global_step
     scores: dict[str, Any] = {}
@@ -64,7 +66,8 @@ def train(run: RunDirectory) -> None:
         best = trainer.strategy.broadcast(run.best_checkpoint())
         load_weights(task, best)
         began = time.monotonic()
-        trainer.test(task, datamodule=data, verbose=False)
+        with deterministic_errors():
+            trainer.test(task, datamodule=data, verbose=False)
         scores = judge(task, data)
     if trainer.is_global_zero:
         references = task.references(data) if scores else {}
@@ -141,6 +144,7 @@ def build_trainer(
         "num_sanity_val_steps": 0,
         "profiler": Unprofiled(),
         **node,
+        **numerics(node),
     }
     if not validates:
         node["limit_val_batches"] = 0

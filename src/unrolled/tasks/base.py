@@ -166,7 +166,8 @@ class SequenceTask(lightning.LightningModule, ABC):
             losses = losses + encoder.reinforce_loss(right.to(losses.dtype))
         if self.loss_reduction == "sum":
             loss = losses.sum()
-            scale: float = self.trainer.world_size
+            # Lightning takes the mean over the batches that are accumulated.
+            scale: float = self.trainer.world_size * self.trainer.accumulate_grad_batches
         else:
             loss = losses.mean()
             scale = batch.weight
@@ -332,6 +333,8 @@ class SequenceTask(lightning.LightningModule, ABC):
     def on_train_start(self) -> None:
         """Take a restored state to where the module is by now."""
         self._states = tree_map(lambda s: s.to(self.device), self._states)
+        # Else the first of the accumulated batches after a resume would log the last step again.
+        self._logged_step = self.trainer.global_step
 
     def _judge(self, batch: SequenceBatch, name: str) -> None:
         outputs = self(batch)
