@@ -19,6 +19,7 @@ import pytest
 from commands import SMALL
 
 from unrolled.run import wandb_logger as module
+from unrolled.run.metrics_csv import MetricsCSV
 from unrolled.run.wandb_logger import WandbLogger, run_id, wandb_logger
 
 
@@ -60,22 +61,31 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_rows_of_a_step_are_one_and_a_resumed_run_repeats_none(tmp_path: Path, told: Any) -> None:
-    logger = logger_in(tmp_path)
-    for step in (1, 2):
-        logger.log_metrics({"train/loss": 1 / step, "epoch": 0}, step)
-    logger.log_metrics({"val/loss": 0.75, "epoch": 0}, 2)
-    # A checkpoint: what was logged before is W&B's, whatever becomes of this process.
-    logger.save()
-    logger.log_metrics({"train/loss": 1 / 3, "epoch": 1}, 3)
+def test_rows_of_a_step_are_one_and_a_resumed_run_lacks_none(tmp_path: Path, told: Any) -> None:
+    def log(loggers: list[Any], step: int, **values: float) -> None:
+        for logger in loggers:
+            logger.log_metrics({k.replace("_", "/"): v for k, v in values.items()}, step)
+
+    loggers = [MetricsCSV(tmp_path), logger_in(tmp_path)]
+    log(loggers, 1, train_loss=1.0, epoch=0)
+    log(loggers, 2, train_loss=0.5, epoch=0)
+    log(loggers, 2, val_loss=0.75, epoch=0)
+    for logger in loggers:
+        logger.save()
+    # Killed after the checkpoint and one more step: W&B's process has written nothing yet.
+    log(loggers, 3, train_loss=1 / 3, epoch=1)
+    os.kill(core(), signal.SIGKILL)
     logger.end()
-    again = logger_in(tmp_path)
-    again.forget_after(2)
-    for step in (3, 4):
-        again.log_metrics({"train/loss": 1 / step, "epoch": 1}, step)
-    again.finalize("success")
-    again.log_metrics({"test/loss": 0.5, "epoch": 1}, 4)
-    again.end()
+    first = logger
+    loggers = [MetricsCSV(tmp_path), logger_in(tmp_path)]
+    for logger in loggers:
+        logger.forget_after(2)
+    log(loggers, 3, train_loss=1 / 3, epoch=1)
+    log(loggers, 4, train_loss=0.25, epoch=1)
+    for logger in loggers:
+        logger.finalize("success")
+    log(loggers, 4, test_loss=0.5, epoch=1)
+    logger.end()
     rows = [{k: v for k, v in row.items() if "/" in k or k in ("_step", "epoch")}
             for row in history(tmp_path)]  # fmt: skip
     whole = [
@@ -84,13 +94,13 @@ def test_rows_of_a_step_are_one_and_a_resumed_run_repeats_none(tmp_path: Path, t
         {"train/loss": 1 / 3, "epoch": 1},
         {"train/loss": 0.25, "epoch": 1},
     ]
-    whole = [{**row, "_step": n + 1, "trainer/global_step": n + 1} for n, row in enumerate(whole)]
-    # The third was logged after the checkpoint, and again by what went on from there.
-    assert rows == [*whole[:3], *whole[2:]]
-    shown = json.loads(inspect("--summary", "--json", str(Path(again.run.dir).parent)))
+    assert rows == [
+        {**row, "_step": n + 1, "trainer/global_step": n + 1} for n, row in enumerate(whole)
+    ]
+    shown = json.loads(inspect("--summary", "--json", str(Path(logger.run.dir).parent)))
     assert (shown["summary"]["test/loss"], shown["state"]) == (0.5, "finished")
-    assert again.run.id == logger.run.id
-    assert told() == []
+    assert first.run.id == logger.run.id
+    assert len(told()) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])

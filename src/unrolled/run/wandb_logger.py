@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import csv
 import logging
 import os
 import queue
@@ -34,18 +35,21 @@ class WandbLogger(LightningWandbLogger):
     W&B is spoken to in a thread of its own: its calls wait for its process for ever where that
     hangs. W&B's own step is the run's: where a run goes on, it drops the rows that it has already.
     One call of W&B makes one row of a step, so the values of a step are collected; they are handed
-    over when the next step comes, and before each checkpoint, so that none is missing after a
-    resume. What comes for a step that has its row (the test, after the last checkpoint) is part of
-    the run's summary.
+    over when the next step comes, and before each checkpoint. What comes for a step that has its
+    row (the test, after the last checkpoint) is part of the run's summary. W&B's process writes
+    rows seconds after it took them and loses them when the run is killed: a run that goes on sends
+    those of metrics.csv again which W&B does not have.
 
     Args:
         run: W&B's run.
+        metrics: The run's metrics.csv.
         seconds_to_finish: How long the end of the process may wait for W&B.
     """
 
-    def __init__(self, run: Any, seconds_to_finish: float) -> None:
+    def __init__(self, run: Any, metrics: Path, seconds_to_finish: float) -> None:
         super().__init__(experiment=run)
         self.run = run
+        self.metrics = metrics
         self.seconds_to_finish = seconds_to_finish
         self.broken = False
         self._row: dict[str, float] = {}
@@ -72,8 +76,16 @@ class WandbLogger(LightningWandbLogger):
         self._row_step = step
 
     def forget_after(self, step: int) -> None:
-        """The run goes on after `step`; the rows up to it are W&B's already."""
-        self._row, self._row_step, self._handed_over = {}, None, step
+        """The run goes on after `step`; the rows up to it that W&B lacks are sent again."""
+        if step > 0 and self.metrics.exists():
+            with self.metrics.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    # Offline nobody knows what there is: all of them, the same step has the same.
+                    if self.run.starting_step <= int(row["step"]) <= step:
+                        values = {k: float(v) for k, v in row.items() if v and k != "step"}
+                        self.log_metrics(values, int(row["step"]))
+                        self._hand_over()
+        self._handed_over = step
 
     def save(self) -> None:
         """Hand over what there is."""
@@ -194,7 +206,7 @@ def wandb_logger(
             continue
         if not Path(run.dir).is_relative_to(run_dir):
             log.warning("W&B can't write to %s/wandb; its files are in %s", run_dir, run.dir)
-        return WandbLogger(run, seconds_to_finish)
+        return WandbLogger(run, run_dir / "metrics.csv", seconds_to_finish)
     log.warning("The run goes on without W&B; its values are in metrics.csv all the same")
     return None
 
