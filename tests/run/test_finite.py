@@ -8,6 +8,7 @@ import json
 import logging
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -19,7 +20,7 @@ from training import Run
 
 from unrolled.data.batch import SequenceBatch
 from unrolled.errors import TrainingError
-from unrolled.run.finite import FiniteCheck
+from unrolled.run.finite import FiniteCheck, _Asked
 
 TYPED = [*SMALL, "trainer.log_every_n_steps=1", "test=false"]
 """Batches of 50 from 200 sequences: each sequence comes once in 4 steps."""
@@ -202,6 +203,28 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
         TrainingError, match=r"after step 8 .* weights are not finite in model\.head"
     ):
         run.fit()
+    assert torch.load(run.last, weights_only=True)["global_step"] == 4
+
+
+def test_an_answer_that_comes_late_is_awaited_before_a_checkpoint(tmp_path: Path) -> None:
+    # On a GPU the answer is read one step later; here it is one whose event has come already.
+    run = Run(tmp_path / "run", *TYPED)
+    (check,) = (c for c in run.trainer.callbacks if isinstance(c, FiniteCheck))
+    waited: list[bool] = []
+    event: Any = SimpleNamespace(synchronize=lambda: waited.append(True))
+
+    def late(*args: Any) -> None:
+        if run.trainer.global_step == 8:
+            check._asked = _Asked(
+                torch.tensor(math.nan), event, 8, [torch.tensor(math.inf)], [torch.tensor([3, 9])]
+            )
+
+    run.task.on_train_batch_end = _also(  # type: ignore[method-assign]
+        run.task.on_train_batch_end, late
+    )
+    with pytest.raises(TrainingError, match=r"^step 8 .* \(inf\); sequences 3, 9\. The checkp"):
+        run.fit()
+    assert waited == [True]
     assert torch.load(run.last, weights_only=True)["global_step"] == 4
 
 
