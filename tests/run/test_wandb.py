@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,22 @@ def test_a_process_of_wandb_that_dies_or_hangs_is_told_once_and_not_waited_for(
         os.kill(process, 0)
 
 
+def test_a_server_that_takes_no_more_is_not_waited_for_at_the_end(
+    tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logger_in(tmp_path)
+    assert logger.run.settings.finish_timeout == 2.0
+    assert logger.run.settings.finish_timeout_raises
+
+    def finish() -> None:
+        raise TimeoutError("Timed out finishing run.")
+
+    monkeypatch.setattr(logger.run, "finish", finish)
+    logger.end()
+    (message,) = told()
+    assert "it did not finish in 2 s; `wandb sync " in message
+
+
 def test_a_disk_without_room_for_the_files_of_wandb_is_told(tmp_path: Path, told: Any) -> None:
     logger = logger_in(tmp_path)
     resource.prlimit(core(), resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -156,6 +174,41 @@ def test_a_server_that_does_not_answer_makes_the_run_offline(
     assert [row["train/loss"] for row in history(tmp_path)] == [1.0]
 
 
+class Greets(BaseHTTPRequestHandler):
+    """A server that answers, but never a question."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        time.sleep(30)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def test_a_server_that_does_not_open_the_run_makes_it_offline(
+    tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Greets)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setattr(module, "SECONDS_TO_START", 2)
+    try:
+        logger = logger_in(tmp_path, mode="online")
+    finally:
+        server.shutdown()
+    logger.log_metrics({"train/loss": 1.0}, 1)
+    logger.end()
+    (message,) = told()
+    assert message.startswith("W&B did not start online (")
+    assert message.endswith("): the run is logged offline; see `wandb sync`")
+    assert [row["train/loss"] for row in history(tmp_path)] == [1.0]
+
+
 def test_who_is_not_logged_in_is_told_and_not_asked(
     tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,8 +223,9 @@ def test_a_folder_that_cannot_be_made_leaves_the_run_without_wandb(
 ) -> None:
     (tmp_path / "wandb").write_text("a file where the folder should be")
     assert wandb_logger(tmp_path, {}, mode="offline") is None
-    assert told()[-1].startswith("The run goes on without W&B")
-    assert len(told()) == 2
+    (message,) = told()
+    assert message.startswith("W&B did not start (")
+    assert message.endswith("): the run goes on without it, its values are in metrics.csv")
 
 
 def test_the_run_id_is_an_agents_where_the_run_has_none(

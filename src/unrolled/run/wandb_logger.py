@@ -12,6 +12,7 @@ import secrets
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,11 +103,9 @@ class WandbLogger(LightningWandbLogger):
         atexit.unregister(self.end)
         self._hand_over()
         self._do(self._finish)
-        if not self.broken and not self._wait(self.seconds_to_finish):
-            self._break(
-                f"it did not finish in {self.seconds_to_finish:g} s; `wandb sync "
-                f"{Path(self.run.dir).parent}` sends what is missing"
-            )
+        # W&B stops waiting for its server after these seconds; it has still to write its file.
+        if not self.broken and not self._wait(self.seconds_to_finish + SECONDS_TO_TAKE):
+            self._break_unfinished()
         # Where W&B has stopped, its process would be waited for.
         if self.broken:
             _kill_process()
@@ -122,7 +121,10 @@ class WandbLogger(LightningWandbLogger):
         self._do(lambda: self.run.log(row, step=step, commit=True))
 
     def _finish(self) -> None:
-        self.run.finish()
+        try:
+            self.run.finish()
+        except TimeoutError:
+            self._break_unfinished()
         problem = _unwritten(Path(self.run.dir).parent)
         if problem:
             self._break(f"it could not write its file: {problem}")
@@ -143,6 +145,12 @@ class WandbLogger(LightningWandbLogger):
         done = threading.Event()
         self._actions.put(done.set)
         return done.wait(seconds)
+
+    def _break_unfinished(self) -> None:
+        self._break(
+            f"it did not finish in {self.seconds_to_finish:g} s; `wandb sync "
+            f"{Path(self.run.dir).parent}` sends what is missing"
+        )
 
     def _break(self, reason: str) -> None:
         if self.broken:
@@ -202,27 +210,34 @@ def wandb_logger(
                 config=config,
             )
         except Exception as error:
-            log.warning("W&B did not start %s (%s)", attempt, str(error).partition("\n")[0])
+            reason = str(error).partition("\n")[0]
+            _stop()
+            if attempt != "offline":
+                log.warning(
+                    "W&B did not start %s (%s): the run is logged offline; see `wandb sync`",
+                    attempt,
+                    reason,
+                )
             continue
         if not Path(run.dir).is_relative_to(run_dir):
             log.warning("W&B can't write to %s/wandb; its files are in %s", run_dir, run.dir)
         return WandbLogger(run, run_dir / "metrics.csv", seconds_to_finish)
-    log.warning("The run goes on without W&B; its values are in metrics.csv all the same")
+    log.warning(
+        "W&B did not start (%s): the run goes on without it, its values are in metrics.csv", reason
+    )
     return None
 
 
 def _start(mode: str, seconds_to_finish: float, **settings: Any) -> Any:
     import wandb
 
+    bounded = {"finish_timeout": seconds_to_finish, "finish_timeout_raises": True}
+    # Older versions have no such settings, and refuse what they do not know.
+    known: Any = {k: v for k, v in bounded.items() if k in wandb.Settings.model_fields}
     return wandb.init(
         mode=mode,  # type: ignore[arg-type]  # WANDB_MODE holds whatever the user wrote.
         **settings,
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=SECONDS_TO_START,
-            finish_timeout=seconds_to_finish,
-        ),
+        settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS_TO_START, **known),
     )
 
 
@@ -260,3 +275,10 @@ def _teardown() -> None:
     import wandb
 
     wandb.teardown()
+
+
+def _stop() -> None:
+    """Forget a run that did not start: W&B's process would keep its id, and be waited for."""
+    with suppress(Exception):
+        _kill_process()
+        _teardown()
