@@ -12,7 +12,7 @@ import traceback
 from contextlib import nullcontext
 from pathlib import Path
 
-from unrolled.errors import UserError
+from unrolled.errors import TrainingError, UserError
 from unrolled.run.directory import RunDirectory, now
 from unrolled.run.interruption import EXIT_CODE, Interrupted, interruption
 
@@ -50,6 +50,10 @@ def _work(run: RunDirectory, first: bool) -> int:
     except UserError as error:
         run.set_status(state="failed", error=str(error), user_error=True, finished=now())
         return USER_ERROR
+    except TrainingError as error:
+        # The same on all ranks.
+        run.set_status(state="failed", error=str(error), finished=now())
+        return FAILED
     except Interrupted as signal:
         log.info("interrupted by %s", signal)
         if first:
