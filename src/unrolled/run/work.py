@@ -12,7 +12,7 @@ import traceback
 from contextlib import nullcontext
 from pathlib import Path
 
-from unrolled.errors import UserError
+from unrolled.errors import TrainingError, UserError
 from unrolled.run.directory import RunDirectory, now
 from unrolled.run.failure import failed, forget_failures, has_agent, read_failures, times_restarted
 from unrolled.run.interruption import EXIT_CODE, Interrupted, interruption
@@ -60,6 +60,10 @@ def _work(run: RunDirectory, first: bool) -> int:
     except UserError as error:
         failed(run, error)
         return USER_ERROR
+    except TrainingError as error:
+        # The same on all ranks.
+        run.set_status(state="failed", error=str(error), finished=now())
+        return FAILED
     except Interrupted as signal:
         log.info("interrupted by %s", signal)
         if first:

@@ -167,7 +167,8 @@ class SequenceTask(lightning.LightningModule, ABC):
             losses = losses + encoder.reinforce_loss(right.to(losses.dtype))
         if self.loss_reduction == "sum":
             loss = losses.sum()
-            scale: float = self.trainer.world_size
+            # Lightning takes the mean over the batches that are accumulated.
+            scale: float = self.trainer.world_size * self.trainer.accumulate_grad_batches
         else:
             loss = losses.mean()
             scale = batch.weight
@@ -187,7 +188,9 @@ class SequenceTask(lightning.LightningModule, ABC):
         step = trainer.global_step
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Set by a connector.
         # While gradients are accumulated the step stays the same.
-        if every and step % every == 0 and step != self._logged_step:
+        due = every and step % every == 0 and step != self._logged_step
+        # There is no loss where all steps since the last time were left out.
+        if due and self._unlogged.count:
             self._logged_step = step
             mean = self._unlogged.take()
             if trainer.world_size > 1:
@@ -302,19 +305,35 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the loss that is not logged yet, and the state that a stream carries."""
-        checkpoint["logged_step"] = self._logged_step
         checkpoint["unlogged_losses"] = gather(self._unlogged.state())
         checkpoint["carried_states"] = self._carried.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them up again."""
-        self._logged_step = checkpoint["logged_step"]
         self._unlogged = RunningMean.of_one(checkpoint["unlogged_losses"], rank(), num_processes())
         self._carried.load_state_dict(checkpoint["carried_states"])
+
+    @property
+    def unlogged(self) -> RunningMean:
+        """The losses since the last time that their mean was logged."""
+        return self._unlogged
+
+    def take_back(self, total: Tensor | None, count: int) -> None:
+        """Undo what a step has left that does not count, because it is not finite.
+
+        Args:
+            total: Of the losses `unlogged` before the step.
+            count: Of them.
+        """
+        self._unlogged = RunningMean(total, count)
+        # Else a stream would carry it on.
+        self._carried.forget_nan()
 
     def on_train_start(self) -> None:
         """Take a restored state to where the module is by now."""
         self._carried.to(self.device)
+        # Else the first of the accumulated batches after a resume would log the last step again.
+        self._logged_step = self.trainer.global_step
 
     def _judge(self, batch: SequenceBatch, name: str) -> None:
         outputs = self(batch)
