@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from unrolled.run.join import join
 from unrolled.run.launch import launch, prepare_data
 from unrolled.run.machines import this_machine
 from unrolled.run.overrides import CommandLine, read_command_line
-from unrolled.run.resume import find, resume
+from unrolled.run.resume import LIMITS, find, resume
 from unrolled.run.show import short, show_result, show_runs
 from unrolled.run.targets import allow
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
@@ -43,7 +42,9 @@ def train(arguments: list[str], command: str) -> int:
     given = line.values.get("resume", "null")
     if given not in ("null", AUTO) and not line.shows:
         if line.multirun:
-            raise UserError("resume=RUN_DIR names one run; with -m use resume=auto")
+            raise UserError(
+                "resume=RUN_DIR names one run; with -m use resume=auto hydra.sweep.dir=runs/NAME"
+            )
         whole = {"task", "experiment"} & set(line.values)
         return _resume(Path(given), compose(line).config if whole else None, line)
     if line.shows:
@@ -83,6 +84,7 @@ def train(arguments: list[str], command: str) -> int:
                 # Never into a run that was there before.
                 run.set_status(state="failed", error=str(error))
         if codes[-1] == INTERRUPTED:
+            codes.pop()
             raise KeyboardInterrupt
 
     if not line.multirun:
@@ -90,8 +92,14 @@ def train(arguments: list[str], command: str) -> int:
         if errors:
             raise errors[0]
         return codes[0]
-    with suppress(KeyboardInterrupt):
+    if given == AUTO and "hydra.sweep.dir" not in line.values:
+        raise UserError(
+            "-m resume=auto needs a folder to find the runs in again: hydra.sweep.dir=runs/NAME"
+        )
+    try:
         run_hydra(line, one_of_many)
+    except KeyboardInterrupt:
+        codes.append(INTERRUPTED)
     failed = sum(code != FINISHED for code in codes)
     print(f"\n{len(codes) - failed} of {len(codes)} runs finished", flush=True)
     show_runs(rows)
@@ -128,7 +136,10 @@ def _resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> int
         trainer["num_nodes"] = number
     if not this_machine(trainer).first:
         # The first machine changes the config where that is asked for.
-        return launch(RunDirectory.open(path))
+        run = RunDirectory.open(path)
+        finished = run.status().get("state") == "finished"
+        longer = {f"trainer.{limit}" for limit in LIMITS} & set(line.values)
+        return FINISHED if finished and not longer else launch(run)
     run = resume(path, config, line)
     if run.status().get("state") == "finished":
         print(f"{short(run)} is finished; its result:", flush=True)
