@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from unrolled.data.processes import gather
@@ -95,10 +96,7 @@ class RunState(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Restore the random states; forget what a run logged that died before it had saved."""
-        # Lightning forgets that the batch that was in hand is handed out again; by this count
-        # `check_val_every_n_epoch=null` says when to validate.
-        batches = trainer.fit_loop.epoch_loop.batch_progress.total
-        batches.ready = batches.completed
+        _take_up(trainer)
         if self.random_states is None:
             for table in _tables(trainer):
                 table.keep(0)
@@ -141,6 +139,22 @@ class RunState(Callback):
 
 def _tables(trainer: lightning.Trainer) -> list[MetricsCSV]:
     return [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
+
+
+def _take_up(trainer: lightning.Trainer) -> None:
+    """Make Lightning's loops (2.6) go on where they were; the counterpart of `_between_steps`."""
+    loop = trainer.fit_loop
+    batches = loop.epoch_loop.batch_progress
+    # The batch that was in hand is handed out again; by this count `check_val_every_n_epoch=null`
+    # says when to validate.
+    batches.total.ready = batches.total.completed
+    whole = batches.current.completed >= trainer.num_training_batches
+    if loop.restarted_on_epoch_end and whole:
+        # Where steps limit the run, the epoch would end a second time, without a batch.
+        loop.epoch_progress.increment_completed()
+        loop.reset_restart_stage()
+        loop.epoch_loop.reset_restart_stage()
+        _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # A property.
 
 
 def _between_steps(trainer: lightning.Trainer, loop: dict[str, Any]) -> None:
