@@ -207,7 +207,7 @@ def test_neighbours_are_the_same_however_few_queries_are_looked_at_together(
         return neighbours(self, histories)
 
     monkeypatch.setattr(NextItemReferences, "_neighbours", counted)
-    monkeypatch.setattr(next_item_references, "_ALIKE_BYTES", 1)
+    monkeypatch.setattr(next_item_references, "_CANDIDATES", 1)
     assert make(data).references(data)["session_knn"] == whole
     assert set(rows) == {1}
 
