@@ -217,7 +217,7 @@ def test_of_a_log_without_training_sessions_nothing_is_said_that_they_would_tell
 ) -> None:
     task, source = make(data), data.source
     empty = data.source("train")
-    empty.rows = empty.rows[:0]
+    empty.lengths = empty.lengths[:0]
     monkeypatch.setattr(data, "source", lambda split: empty if split == "train" else source(split))
     assert task.trivial_scores(data) == {}
     assert task.references(data) == {}
