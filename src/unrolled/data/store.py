@@ -303,7 +303,7 @@ class JaggedSequences:
     def target_counts(self, size: int) -> Tensor:
         """How often each id below `size` is a target, `[size]` int64; of next items and types.
 
-        A million at a time: all targets of a large log would take more memory than the training.
+        A million at a time: all targets of a large log would take more memory than its training.
         """
         assert self.target_feature is not None
         ids = self.columns[self.target_feature]
