@@ -110,6 +110,7 @@ def test_the_scores_are_those_of_ranking_every_next_click_by_hand(data: EventDat
             recommended |= set(scores.topk(K).indices.tolist())
     assert unseen == results["test/unseen_targets"] == 1
     assert len(ranks) == results["test/targets"]
+    assert results["test/unseen_share"] == pytest.approx(1 / (len(ranks) + 1))
     hits = sum(r <= K for r in ranks)
     gained = sum(1 / r for r in ranks if r <= K)
     assert results["test/recall@3"] == pytest.approx(hits / len(ranks))
