@@ -3,12 +3,18 @@
     python benchmarks/prepare.py                                     5 million events, both
     python benchmarks/prepare.py --events 50000000 --memory 2GB      preparation alone, in a process
                                                                      that may not have more
+    python benchmarks/prepare.py --events 50000000 --memory 2GB --train 300
+                                                                     and so many steps of
+                                                                     task=next_item on its store
 
 The log is generated: users with sessions, items of a power law. It is cut into 30-minute sessions;
 sessions of one event, items of fewer than five and items that training has not are left out; the
 last tenth is for the test and the one before for validation. `--memory` sets RLIMIT_DATA, which
 counts all that a process allocates, used or not, but not the code of its libraries nor files that
-are mapped for reading; the largest resident size, which counts those too, is printed.
+are mapped for reading; the largest resident size, which counts those too, is printed. Of the run
+that trains on the store, without a limit, it is printed too, with what of it is the process's own
+memory and what are pages of files (the store, mapped, and libraries), which the system takes back
+when others need them.
 """
 
 from __future__ import annotations
@@ -127,6 +133,41 @@ def child(path: Path, stores: Path, memory: int) -> None:
     print(f"{sum(c['events'] for c in counts.values()):,} events written to {store}")
 
 
+def train(path: Path, stores: Path, steps: int) -> None:
+    """A run on the store, in a process of its own as always; the memory that it takes."""
+    from unrolled.run.compose import compose
+    from unrolled.run.directory import RunDirectory
+    from unrolled.run.launch import launch
+    from unrolled.run.overrides import read_command_line
+    from unrolled.run.work import FINISHED
+
+    described = [f"data.source.{key}={value}" for key, value in DESCRIPTION.items()]
+    typed = [
+        "task=next_item", "data=events", f"data.source.path={path}", "data.source.gap=false",
+        *described, f"data.store_dir={stores}", f"trainer.max_steps={steps}", "trainer=cpu",
+        "trainer.limit_val_batches=0", "test=false", "logger=none",
+    ]  # fmt: skip
+    config = compose(read_command_line(typed)).config
+    watch = {"memory": {"_target_": "resident.Resident"}}
+    config = {**config, "callbacks": {**config["callbacks"], **watch}}
+    # Where the process that trains finds the callback.
+    here = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, here))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    before = sum(os.times()[2:4])
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory.create(config, Path(folder) / "run", "benchmark")
+        if launch(run) != FINISHED:
+            raise SystemExit(run.status()["error"])
+        seen = run.read_json("memory.json")
+    print(
+        f"training: {steps} steps, {seen['cpu_seconds']:.1f} CPU seconds "
+        f"({sum(os.times()[2:4]) - before:.1f} with all before), largest resident size "
+        f"{seen['VmHWM'] / 1e9:.2f} GB; while it trains {seen['RssAnon'] / 1e9:.2f} GB of its own "
+        f"and {seen['RssFile'] / 1e9:.2f} GB of files"
+    )
+
+
 def size(text: str) -> int:
     """Bytes, from 2GB or 2000000000."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6)):
@@ -139,6 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--events", type=int, default=5_000_000)
     parser.add_argument("--memory", type=size, default=0, help="limit of the process, e.g. 2GB")
+    parser.add_argument("--train", type=int, metavar="STEPS", help="train on the store")
     parser.add_argument("--folder", type=Path, help="where the log and the store go and stay")
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -153,7 +195,11 @@ def main() -> None:
         print(f"{args.events:,} events, {path.stat().st_size / 1e6:.0f} MB of Parquet, "
               f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")  # fmt: skip
         if args.memory:
-            return limited(path, stores, args.memory)
+            limited(path, stores, args.memory)
+        if args.train:
+            train(path, stores, args.train)
+        if args.memory or args.train:
+            return None
         import pandas as pd  # Loaded before the clock starts, as the preparation's modules are.
 
         import unrolled.data.prepare

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from unrolled.data import store
 from unrolled.data.batch import NO_TARGET
 from unrolled.data.events import EventData
 from unrolled.data.log import EventLog
@@ -41,6 +46,28 @@ def test_a_sequence_of_one_event_has_nothing_to_ask() -> None:
     source = _source("next_item")
     assert len(source) == 2
     assert source.rows.tolist() == [0, 2]
+
+
+@given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=30), part=st.integers(1, 9))
+def test_targets_are_counted_in_parts_as_they_would_be_all_at_once(
+    lengths: list[int], part: int
+) -> None:
+    offsets = torch.tensor([0, *lengths]).cumsum(0) + 2  # Values before and behind belong to none.
+    items = torch.arange(int(offsets[-1]) + 3, dtype=torch.int32) * 5 % 7
+    for target in ("next_item", "next_event"):
+        source = JaggedSequences(
+            {"item": items}, offsets, times=items.double(), target=cast(Target, target),
+            target_feature="item",
+        )  # fmt: skip
+        expected = [0] * 7
+        for start, stop in pairwise(offsets.tolist()):
+            for item in items[start + 1 : stop].tolist():
+                expected[item] += 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "MOST_CELLS", part)
+            assert source.target_counts(7).tolist() == expected
+        assert len(source) == sum(length > 1 for length in lengths)
+        assert source.starts.tolist() == offsets[source.rows].tolist()
 
 
 def test_the_next_event_is_its_type_and_the_seconds_until_it() -> None:

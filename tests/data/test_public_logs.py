@@ -172,10 +172,10 @@ def test_the_globo_log_keeps_every_click(data_dir: Path, tmp_path: Path) -> None
         pytest.skip("takes some seconds; set UNROLLED_LARGE_TESTS to run it")
     meta = read_meta(_store("globo", tmp_path))
     assert meta["read"]["events"] == 2_988_181
-    assert meta["read"]["sequences"] == 1_048_594
+    assert meta["read"]["sequences"] == 1_113_035
     counts = meta["counts"]
     assert sum(c["events"] for c in counts.values()) == 2_988_181
-    assert counts["train"]["sequences"] == 838_875
+    assert counts["train"]["sequences"] == 1_046_253
 
 
 def test_a_week_of_yoochoose_is_split_by_its_days(data_dir: Path, tmp_path: Path) -> None:

@@ -511,12 +511,12 @@ def test_the_command_line_prepares_with_spark_and_says_no_more_than_with_duckdb(
                 "-m",
                 "unrolled.cli",
                 "prepare",
-                "data=globo",
+                "data=events",
                 "task=purchase_intent",
             ),
             *(f"data.source.path={tmp_path}/log.parquet", "data.source.sequence=user"),
             *("data.source.time=t", "data.source.time_unit=s", "data.source.item=item"),
-            *("data.source.categorical=[]", f"data.store_dir={tmp_path}/{engine}"),
+            *("data.source.hour_of_week=true", f"data.store_dir={tmp_path}/{engine}"),
             *(f"data.engine={engine}", "data.memory_limit=1GB"),
         ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -148,3 +148,16 @@ def test_a_categorical_column_may_have_any_name(name: str) -> None:
     assert x.shape == (1, 3, 3)
     assert torch.count_nonzero(x[0, 0]) == 0
     assert len(list(embedding.parameters())) == 1
+
+
+def test_vectors_start_with_the_deviation_that_is_asked_for() -> None:
+    schema = Schema((Categorical("a", 400), Categorical("b", 300)), 2)
+    torch.manual_seed(0)
+    plain = EventEmbedding(schema, 50)
+    torch.manual_seed(0)
+    small = EventEmbedding(schema, 50, std=0.1)
+    for name in ("a", "b"):
+        assert plain.table(name).weight.std().item() == pytest.approx(1, abs=0.01)
+        expected = 0.1 * plain.table(name).weight
+        assert torch.equal(small.table(name).weight, expected)
+        assert not small.table(name).weight[0].any()

@@ -110,6 +110,7 @@ def test_the_scores_are_those_of_ranking_every_next_click_by_hand(data: EventDat
             recommended |= set(scores.topk(K).indices.tolist())
     assert unseen == results["test/unseen_targets"] == 1
     assert len(ranks) == results["test/targets"]
+    assert results["test/unseen_share"] == pytest.approx(1 / (len(ranks) + 1))
     hits = sum(r <= K for r in ranks)
     gained = sum(1 / r for r in ranks if r <= K)
     assert results["test/recall@3"] == pytest.approx(hits / len(ranks))
@@ -207,7 +208,7 @@ def test_neighbours_are_the_same_however_few_queries_are_looked_at_together(
         return neighbours(self, histories)
 
     monkeypatch.setattr(NextItemReferences, "_neighbours", counted)
-    monkeypatch.setattr(next_item_references, "_ALIKE_BYTES", 1)
+    monkeypatch.setattr(next_item_references, "_CANDIDATES", 1)
     assert make(data).references(data)["session_knn"] == whole
     assert set(rows) == {1}
 
@@ -217,7 +218,7 @@ def test_of_a_log_without_training_sessions_nothing_is_said_that_they_would_tell
 ) -> None:
     task, source = make(data), data.source
     empty = data.source("train")
-    empty.rows = empty.rows[:0]
+    empty.lengths = empty.lengths[:0]
     monkeypatch.setattr(data, "source", lambda split: empty if split == "train" else source(split))
     assert task.trivial_scores(data) == {}
     assert task.references(data) == {}

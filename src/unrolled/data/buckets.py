@@ -59,7 +59,8 @@ class BucketedLoader(WholeSequences):
         super().__init__(source, shuffle=shuffle, seed=seed, rank=rank, num_ranks=num_ranks)
         self.events_per_batch = events_per_batch
         longest = bucket_lengths(source.lengths, min_share * events_per_batch)
-        self.bucket = torch.searchsorted(longest, source.lengths)
+        # There are a hundred buckets or so, and may be many millions of sequences.
+        self.bucket = torch.searchsorted(longest, source.lengths, out_int32=True).short()
         counts = self.bucket.bincount(minlength=len(longest))
         sizes = (events_per_batch // longest).clamp(min=1)
         ends = [torch.zeros(1, dtype=torch.int64)]

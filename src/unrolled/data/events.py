@@ -219,6 +219,13 @@ class EventData(SequenceData):
         targets[: count["positive"]] = 1
         return targets
 
+    def class_counts(self) -> Tensor:
+        """How often each class is a training target, `[num_classes]` int64."""
+        if self.target == "label":
+            return super().class_counts()
+        assert self.schema.num_classes is not None
+        return self.source("train").target_counts(self.schema.num_classes)
+
     def sequence_ids(self, split: Split) -> pa.Array:
         """The log's own ids of the sequences of a split."""
         if self._other is not None:

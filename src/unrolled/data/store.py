@@ -57,16 +57,24 @@ class JaggedSequences:
         self.times = times
         self.target: Target = target
         self.target_feature = target_feature
-        lengths = offsets.diff() - int(target != "label")
-        # Sequences without a step are no sequences of this source; `rows` are those of the store.
-        self.rows = (
-            torch.arange(len(lengths)) if target == "label" else (lengths > 0).nonzero()[:, 0]
-        )
-        self.starts = offsets[self.rows]
-        self.lengths = lengths[self.rows]
+        self.lengths = offsets.diff()
+        if target != "label":
+            self.lengths -= 1
+        # Sequences without a step are no sequences of this source. Where there are none, nothing is
+        # copied: of many millions that counts, and the offsets are pages of the file.
+        self._rows: Tensor | None = None
+        self.starts = offsets[:-1]
+        if target != "label" and not bool((self.lengths > 0).all()):
+            self._rows = (self.lengths > 0).nonzero()[:, 0]
+            self.starts, self.lengths = self.starts[self._rows], self.lengths[self._rows]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.lengths)
+
+    @property
+    def rows(self) -> Tensor:
+        """Which of the store's sequences these are, `[sequence]` int64."""
+        return torch.arange(len(self)) if self._rows is None else self._rows
 
     @classmethod
     def from_table(
@@ -82,7 +90,7 @@ class JaggedSequences:
         return cls(
             {name: values[name] for name in names},
             torch.from_numpy(offsets),
-            torch.from_numpy(batch["label"].fill_null(0).to_numpy().astype(np.int64)),
+            _labels(batch["label"]) if target == "label" else None,
             values.get("event_time"),
             target,
             schema.target_feature,
@@ -116,11 +124,10 @@ class JaggedSequences:
                 kind = np.int64 if wide else np.int32
                 offsets = values(array.buffers()[1], kind, len(array) + 1).long()
         assert offsets is not None
-        labels = batch["label"].fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         return cls(
             {name: columns[name] for name in names},
             offsets,
-            torch.from_numpy(labels),
+            _labels(batch["label"]) if target == "label" else None,
             columns.get("event_time"),
             target,
             schema.target_feature,
@@ -194,7 +201,7 @@ class JaggedSequences:
 
         columns = {n: spread(v.index_select(0, positions)) for n, v in self.columns.items()}
         if self.labels is not None and not self.per_step:
-            asked = self.labels.index_select(0, self._put(self.rows.index_select(0, indices)))
+            asked = self.labels.index_select(0, self._put(indices))
             targets = asked.split_with_sizes(counts)
         else:
             none = NO_TARGET if self.target == "next_item" else float("nan")
@@ -249,7 +256,7 @@ class JaggedSequences:
         positions = begins.index_select(0, piece).add_(step.index_select(0, run))
         if self.labels is not None and not self.per_step:
             ended = first + lengths == self.lengths[indices]
-            labels = self.labels[self._put(self.rows[indices])]
+            labels = self.labels[self._put(indices)]
             targets = labels.where(self._put(ended), NO_TARGET).split_with_sizes(counts)
         else:
             targets = self.targets_at(positions).split_with_sizes(events)
@@ -292,3 +299,30 @@ class JaggedSequences:
         steps = torch.arange(int(self.lengths.sum()))
         positions = steps + (self.starts - first).repeat_interleave(self.lengths)
         return self.targets_at(self._put(positions))
+
+    def target_counts(self, size: int) -> Tensor:
+        """How often each id below `size` is a target, `[size]` int64; of next items and types.
+
+        A million at a time: all targets of a large log would take more memory than its training.
+        """
+        assert self.target_feature is not None
+        ids = self.columns[self.target_feature]
+        counts = torch.zeros(size, dtype=torch.int64)
+        for some in torch.split(ids[self.offsets[0] : self.offsets[-1]], MOST_CELLS):
+            counts += some.bincount(minlength=size).cpu()
+        # All events but the first of each sequence.
+        for begins, ends in zip(
+            torch.split(self.offsets[:-1], MOST_CELLS),
+            torch.split(self.offsets[1:], MOST_CELLS),
+            strict=True,
+        ):
+            first = ids.index_select(0, self._put(begins[begins < ends]))
+            counts -= first.bincount(minlength=size).cpu()
+        return counts
+
+
+def _labels(column: pa.Array | pa.ChunkedArray) -> Tensor:
+    """Labels `[sequence]` int64, 0 where there is none."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    labels = array.fill_null(0).to_numpy(zero_copy_only=False)
+    return torch.from_numpy(labels.astype(np.int64))

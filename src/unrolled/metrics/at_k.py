@@ -109,6 +109,23 @@ class UnseenQueries(RankedQueries):
             self.queries += unseen
 
 
+class UnseenShare(RankMetric):
+    """The share of all targets that were never seen in training: how cold the start is."""
+
+    higher_is_better = None
+
+    def __init__(self) -> None:
+        super().__init__(2**62, unseen_missed=True)
+
+    def gain(self, ranks: Tensor) -> Tensor:
+        """1, whatever the rank."""
+        return torch.ones_like(ranks)
+
+    def compute(self) -> Tensor:
+        """0 to 1; NaN without targets."""
+        return 1 - super().compute()
+
+
 class _Recommended(Metric):
     """How often each item is among the recommended ones."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,6 +53,8 @@ class EventEmbedding(nn.Module):
         size: Channels for each categorical feature; `auto` takes
             `min(64, round(1.6 * num_ids ** 0.56))`, fastai's rule of thumb.
         dropout: Share of the channels set to zero in training.
+        std: Deviation of the vectors' channels at the start; torch's own is 1. Beside a feature
+            that starts small, others that start large are all that an encoder hears.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class EventEmbedding(nn.Module):
         schema: Schema,
         size: PositiveInt | Literal["auto"] = "auto",
         dropout: Probability = 0.0,
+        std: PositiveFloat = 1.0,
     ) -> None:
         super().__init__()
         self.features = schema.features
@@ -73,6 +76,9 @@ class EventEmbedding(nn.Module):
                 self.output_size += width
             else:
                 self.output_size += f.size
+        with torch.no_grad():
+            for table in self.tables:
+                cast(nn.Embedding, table).weight.mul_(std)
         self.dropout = nn.Dropout(dropout)
 
     def table(self, feature: str) -> nn.Embedding:

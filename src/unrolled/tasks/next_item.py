@@ -23,6 +23,7 @@ from unrolled.metrics.at_k import (
     RankedQueries,
     RecallAtK,
     UnseenQueries,
+    UnseenShare,
 )
 from unrolled.metrics.ranking import Ties, chunk_size, rank_in_chunks
 from unrolled.models.catalogue import FIRST_ITEM, CatalogueHead
@@ -116,6 +117,7 @@ class NextItem(SequenceTask):
             f"popularity@{k}": PopularityAtK(counts.clone()),
             "targets": RankedQueries(),
             "unseen_targets": UnseenQueries(),
+            "unseen_share": UnseenShare(),
         }
 
     def metric_input(self, outputs: Tensor) -> Tensor:

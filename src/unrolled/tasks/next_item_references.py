@@ -27,8 +27,8 @@ SAMPLED = 500
 NEIGHBOURS = 100
 """Of the candidates those most alike."""
 _BATCH = 512
-_ALIKE_BYTES = 2**26
-"""Memory for how much some queries are like every training session."""
+_CANDIDATES = 2**19
+"""So many candidates are looked at together, at most, unless a single query has more."""
 
 
 class NextItemReferences:
@@ -149,7 +149,7 @@ class NextItemReferences:
         return _starts(item[recent], self.num_items), session[recent], session_starts, in_sessions
 
     def _session_knn(self, histories: Tensor) -> Tensor:
-        size = max(1, _ALIKE_BYTES // (4 * len(self._index[2])))
+        size = max(1, _CANDIDATES // (RECENT * SAMPLED))
         return torch.cat([self._neighbours(some) for some in torch.split(histories, size)])
 
     def _neighbours(self, histories: Tensor) -> Tensor:
@@ -161,19 +161,32 @@ class NextItemReferences:
         lengths = (histories != PADDING_ID).sum(1, keepdim=True)
         weight = ((lengths + 1 - back) / lengths).where(real, 0)
         later = (histories.unsqueeze(1) == histories.unsqueeze(2)).triu(1).any(2)
-        weight = weight.masked_fill(later, 0)
-        event, place = _ragged(starts, histories.flatten())
-        row, session = event // length, sessions[place]
-        alike = torch.zeros(queries, len(session_starts) - 1)
-        alike.index_put_((row, session), weight.flatten()[event], accumulate=True)
-        alike /= session_starts.diff().clamp(min=1).sqrt()
-        near = alike.topk(min(NEIGHBOURS, alike.shape[1]), 1)
-        neighbour, place = _ragged(session_starts, near.indices.flatten())
+        # What is no item, or counts later, has no sessions.
+        weight = weight.masked_fill(later, 0).flatten()
+        event = weight.nonzero().squeeze(1)
+        entry, place = _ragged(starts, histories.flatten()[event])
+        event = event[entry]
+        # Only sessions that share an item: there are millions that do not.
+        pairs, which = torch.unique(
+            event // length * (len(session_starts) - 1) + sessions[place], return_inverse=True
+        )
+        row, session = pairs // (len(session_starts) - 1), pairs % (len(session_starts) - 1)
+        alike = torch.zeros(len(pairs)).index_add_(0, which, weight[event])
+        alike /= session_starts.diff()[session].sqrt()
+        near = _largest(alike, row, queries)
+        neighbour, place = _ragged(session_starts, session[near])
         # Small beside any similarity, and not lost in its rounding.
         scores = 1e-3 * self._counts.double().repeat(queries, 1)
-        values = near.values.flatten()[neighbour].double()
-        row = neighbour // near.indices.shape[1]
-        return scores.index_put_((row, in_sessions[place]), values, accumulate=True)
+        found = (row[near][neighbour], in_sessions[place])
+        return scores.index_put_(found, alike[near][neighbour].double(), accumulate=True)
+
+
+def _largest(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    """Where the `NEIGHBOURS` largest values of each row are; rows rise."""
+    order = values.argsort(descending=True, stable=True)
+    order = order[rows[order].argsort(stable=True)]
+    place = torch.arange(len(order)) - _starts(rows, num_rows)[rows]
+    return order[place < NEIGHBOURS]
 
 
 def _starts(sorted_keys: Tensor, size: int) -> Tensor:
