@@ -18,6 +18,7 @@ from unrolled.run.directory import RunDirectory, now
 from unrolled.run.drift import identity
 from unrolled.run.metrics_csv import MetricsCSV
 from unrolled.run.random_states import random_states, set_random_states
+from unrolled.run.wandb_logger import WandbLogger
 
 
 class RunState(Callback):
@@ -88,7 +89,7 @@ class RunState(Callback):
                 # A process that was not there before: numbers of its own, not those of another.
                 torch.manual_seed(int(torch.randint(2**62, ())) + rank)
         for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
+            if isinstance(logger, MetricsCSV | WandbLogger):
                 logger.forget_after(trainer.global_step)
         # The imported libraries are a million objects: searching them for garbage takes a quarter
         # of a second each time, as much as a hundred steps of a small model.

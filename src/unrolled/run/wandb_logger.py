@@ -2,52 +2,161 @@
 
 from __future__ import annotations
 
+import atexit
+import csv
 import logging
-import netrc
 import os
+import queue
+import re
 import secrets
-import socket
+import threading
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
+from pydantic import PositiveFloat
+
+from unrolled.run.wandb_server import logged_in, reachable
 
 log = logging.getLogger(__name__)
 
-SECONDS_TO_ANSWER = 1
-"""How long to wait for a sign of the server before an online run goes offline."""
 SECONDS_TO_START = 10
 """How long a server that answers may take to open the run."""
+SECONDS_TO_TAKE = 10.0
+"""How long W&B's process may take for the rows before a checkpoint, which it only has to accept."""
 
 
 class WandbLogger(LightningWandbLogger):
-    """Lightning's logger, which goes silent instead of failing the run when W&B breaks."""
+    """Lightning's logger, which goes silent instead of failing or holding up the run.
 
-    broken = False
+    W&B is spoken to in a thread of its own: its calls wait for its process for ever where that
+    hangs. W&B's own step is the run's: where a run goes on, it drops the rows that it has already.
+    One call of W&B makes one row of a step, so the values of a step are collected; they are handed
+    over when the next step comes, and before each checkpoint. What comes for a step that has its
+    row (the test, after the last checkpoint) is part of the run's summary. W&B's process writes
+    rows seconds after it took them and loses them when the run is killed: a run that goes on sends
+    those of metrics.csv again which W&B does not have.
+
+    Args:
+        run: W&B's run.
+        metrics: The run's metrics.csv.
+        seconds_to_finish: How long the end of the process may wait for W&B.
+    """
+
+    def __init__(self, run: Any, metrics: Path, seconds_to_finish: float) -> None:
+        super().__init__(experiment=run)
+        self.run = run
+        self.metrics = metrics
+        self.seconds_to_finish = seconds_to_finish
+        self.broken = False
+        self._row: dict[str, float] = {}
+        self._row_step: int | None = None
+        self._handed_over = -1
+        self._actions: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="W&B", daemon=True).start()
+        # Runs before W&B's own, which waits for ever.
+        atexit.register(self.end)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
+        """They are W&B's `config` from the start."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Hand values to W&B, as long as it takes them."""
-        self._guarded(lambda: super(WandbLogger, self).log_metrics(metrics, step))
+        """Take values of a step; several calls for one step make one row."""
+        assert step is not None
+        if step <= self._handed_over:
+            values = {name: value for name, value in metrics.items() if name != "epoch"}
+            self._do(lambda: self.run.summary.update(values))
+            return
+        if step != self._row_step:
+            self._hand_over()
+        self._row.update(metrics)
+        self._row_step = step
+
+    def forget_after(self, step: int) -> None:
+        """The run goes on after `step`; the rows up to it that W&B lacks are sent again."""
+        if step > 0 and self.metrics.exists():
+            with self.metrics.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    # Offline nobody knows what there is: all of them, the same step has the same.
+                    if self.run.starting_step <= int(row["step"]) <= step:
+                        values = {k: float(v) for k, v in row.items() if v and k != "step"}
+                        self.log_metrics(values, int(row["step"]))
+                        self._hand_over()
+        self._handed_over = step
 
     def save(self) -> None:
-        """Nothing to do but what Lightning does."""
-        self._guarded(super().save)
+        """Hand over what there is."""
+        self._hand_over()
+        if not self.broken and not self._wait(SECONDS_TO_TAKE):
+            self._break(f"its process does not answer for {SECONDS_TO_TAKE:g} s")
 
     def finalize(self, status: str) -> None:
-        """End the W&B run."""
-        self._guarded(lambda: super(WandbLogger, self).finalize(status))
+        """Hand over what there is; the test of a run logs after the end of its training."""
+        self.save()
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def end(self) -> None:
+        """End the W&B run, and with it W&B's process; only so long as may be waited."""
+        atexit.unregister(self.end)
+        self._hand_over()
+        self._do(self._finish)
+        # W&B stops waiting for its server after these seconds; it has still to write its file.
+        if not self.broken and not self._wait(self.seconds_to_finish + SECONDS_TO_TAKE):
+            self._break_unfinished()
+        # Where W&B has stopped, its process would be waited for.
+        if self.broken:
+            _kill_process()
+        self._actions.put(_teardown)
+        self._wait(SECONDS_TO_TAKE)
+
+    def _hand_over(self) -> None:
+        row, step = self._row, self._row_step
+        if step is None:
+            return
+        self._row, self._row_step, self._handed_over = {}, None, step
+        row["trainer/global_step"] = step
+        self._do(lambda: self.run.log(row, step=step, commit=True))
+
+    def _finish(self) -> None:
+        try:
+            self.run.finish()
+        except TimeoutError:
+            self._break_unfinished()
+        problem = _unwritten(Path(self.run.dir).parent)
+        if problem:
+            self._break(f"it could not write its file: {problem}")
+
+    def _do(self, action: Callable[[], None]) -> None:
+        if not self.broken:
+            self._actions.put(action)
+
+    def _work(self) -> None:
+        while True:
+            action = self._actions.get()
+            try:
+                action()
+            except BaseException as error:
+                self._break(str(error).partition("\n")[0] or type(error).__name__)
+
+    def _wait(self, seconds: float) -> bool:
+        done = threading.Event()
+        self._actions.put(done.set)
+        return done.wait(seconds)
+
+    def _break_unfinished(self) -> None:
+        self._break(
+            f"it did not finish in {self.seconds_to_finish:g} s; `wandb sync "
+            f"{Path(self.run.dir).parent}` sends what is missing"
+        )
+
+    def _break(self, reason: str) -> None:
         if self.broken:
             return
-        try:
-            action()
-        except Exception as error:
-            self.broken = True
-            log.warning("W&B has stopped (%s); the run goes on without it", error)
+        self.broken = True
+        log.warning("W&B has stopped (%s); the run goes on, its values are in metrics.csv", reason)
 
 
 def wandb_logger(
@@ -58,6 +167,7 @@ def wandb_logger(
     entity: str | None = None,
     group: str | None = None,
     tags: Sequence[str] = (),
+    seconds_to_finish: PositiveFloat = 30.0,
 ) -> Logger | None:
     """A logger to W&B, or None where W&B does not start.
 
@@ -69,6 +179,7 @@ def wandb_logger(
         entity: User or team; None takes your own.
         group: Runs with the same group are shown together.
         tags: Shown beside the run.
+        seconds_to_finish: How long the end of the run may wait for uploads.
     """
     if os.environ.get("RANK", "0") != "0":
         return None
@@ -76,76 +187,98 @@ def wandb_logger(
     if mode == "auto":
         wanted = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    settings = {
-        "dir": str(run_dir),
-        "project": project,
-        "entity": entity,
-        "group": group,
-        "tags": list(tags),
-        # The same run goes on after a resume; a moved directory keeps its identity.
-        "id": run_id(run_dir),
-        "name": run_dir.name,
-        "resume": "allow",
-        "config": config,
-    }
-    if wanted == "online" and not reachable():
+    if wanted == "online" and not logged_in():
+        log.warning("W&B: not logged in (`wandb login`): the run is logged offline")
+        wanted = "offline"
+    elif wanted == "online" and not reachable():
         log.warning("W&B's server does not answer: the run is logged offline; see `wandb sync`")
         wanted = "offline"
     for attempt in dict.fromkeys([wanted, "offline"]):
         try:
-            return WandbLogger(experiment=_start(attempt, settings))
+            run = _start(
+                attempt,
+                seconds_to_finish,
+                dir=str(run_dir),
+                project=project,
+                entity=entity,
+                group=group,
+                tags=list(tags),
+                # The same run goes on after a resume; a moved directory keeps its identity.
+                id=run_id(run_dir),
+                name=run_dir.name,
+                resume="allow",
+                config=config,
+            )
         except Exception as error:
-            log.warning("W&B did not start %s (%s)", attempt, str(error).partition("\n")[0])
-    log.warning("The run goes on without W&B; its values are in metrics.csv all the same")
+            reason = str(error).partition("\n")[0]
+            _stop()
+            if attempt != "offline":
+                log.warning(
+                    "W&B did not start %s (%s): the run is logged offline; see `wandb sync`",
+                    attempt,
+                    reason,
+                )
+            continue
+        if not Path(run.dir).is_relative_to(run_dir):
+            log.warning("W&B can't write to %s/wandb; its files are in %s", run_dir, run.dir)
+        return WandbLogger(run, run_dir / "metrics.csv", seconds_to_finish)
+    log.warning(
+        "W&B did not start (%s): the run goes on without it, its values are in metrics.csv", reason
+    )
     return None
 
 
-def _start(mode: str, settings: dict[str, Any]) -> Any:
+def _start(mode: str, seconds_to_finish: float, **settings: Any) -> Any:
     import wandb
 
+    bounded = {"finish_timeout": seconds_to_finish, "finish_timeout_raises": True}
+    # Older versions have no such settings, and refuse what they do not know.
+    known: Any = {k: v for k, v in bounded.items() if k in wandb.Settings.model_fields}
     return wandb.init(
         mode=mode,  # type: ignore[arg-type]  # WANDB_MODE holds whatever the user wrote.
         **settings,
-        settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS_TO_START),
+        settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS_TO_START, **known),
     )
 
 
 def run_id(run_dir: Path) -> str:
-    """The W&B run id, written into the run directory once."""
+    """The W&B run id, written into the run directory once; an agent's, where it has started us."""
     path = run_dir / "wandb" / "run_id.txt"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(secrets.token_hex(4) + "\n")
+        path.write_text((os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)) + "\n")
     return path.read_text().strip()
 
 
-def reachable() -> bool:
-    """Whether something listens at W&B's server; behind a proxy that can't be told, so yes."""
-    if any(name in os.environ for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    server = urlparse(_server())
-    port = server.port or (80 if server.scheme == "http" else 443)
+def _unwritten(folder: Path) -> str | None:
+    """Why W&B's process could not write a row, which it tells only to its own log."""
     try:
-        socket.create_connection((server.hostname or "", port), SECONDS_TO_ANSWER).close()
+        text = (folder / "logs" / "debug-internal.log").read_text(errors="replace")
     except OSError:
-        return False
-    return True
+        return None
+    found = re.search(r'failed to save record: ([^"\n]+)', text)
+    return found[1].rpartition(": ")[2] if found else None
 
 
-def _server() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+def _kill_process() -> None:
+    """Kill W&B's process; it gives no public name to it."""
+    from wandb.sdk import wandb_setup
+
+    connection = getattr(wandb_setup.singleton(), "_connection", None)
+    process = getattr(getattr(connection, "_proc", None), "_process", None)
+    if process is not None:
+        process.kill()
+        process.wait()
 
 
-def logged_in() -> bool:
-    """Whether this user has a key for W&B's server; asks no network."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
-        if name and (path := Path(name).expanduser()).is_file():
-            try:
-                return (
-                    netrc.netrc(path).authenticators(urlparse(_server()).hostname or "") is not None
-                )
-            except netrc.NetrcParseError:
-                continue
-    return False
+def _teardown() -> None:
+    import wandb
+
+    wandb.teardown()
+
+
+def _stop() -> None:
+    """Forget a run that did not start: W&B's process would keep its id, and be waited for."""
+    with suppress(Exception):
+        _kill_process()
+        _teardown()
