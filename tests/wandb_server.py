@@ -7,7 +7,7 @@ key of 40 characters is welcome. Only the loopback address can reach it.
 By hand, in a folder with train.py:
 
     python tests/wandb_server.py --port 8642
-    export WANDB_BASE_URL=http://127.0.0.1:8642 WANDB_API_KEY=0123456789012345678901234567890123456789
+    export WANDB_BASE_URL=http://127.0.0.1:8642 WANDB_API_KEY=$(printf '%040d' 0)
     wandb sweep sweeps/bitcount.yaml
     wandb agent --count 2 SWEEP
 
@@ -23,6 +23,7 @@ import json
 import math
 import random
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,7 +52,6 @@ class Run:
         history: A row for each call of `log` that was committed.
         summary: By key.
         files: The content of uploaded files, by name.
-        opened: How often a client has opened it.
     """
 
     id: str
@@ -66,7 +66,6 @@ class Run:
     events: list[str] = field(default_factory=list)
     log: dict[int, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
-    opened: int = 0
 
 
 @dataclass
@@ -223,7 +222,6 @@ class WandbServer(ThreadingHTTPServer):
             run.summary |= json.loads(given["summaryMetrics"])
         if not given.get("id"):
             run.state, run.exitcode = "running", None
-            run.opened += 1
         return {"upsertBucket": {"bucket": self._bucket(run), "inserted": inserted}}
 
     def _run_resume_status(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -252,8 +250,15 @@ class WandbServer(ThreadingHTTPServer):
             "summaryMetrics": json.dumps(run.summary), "historyTail": json.dumps(tail),
             "eventsTail": json.dumps(run.events[-1:]), "historyLineCount": len(run.history),
             "eventsLineCount": len(run.events), "logLineCount": len(run.log), "tags": [],
-            "notes": None, "wandbConfig": None,
+            "notes": None,
+            # A client takes a run without this for one that nobody has begun.
+            "wandbConfig": json.dumps({"t": {}}) if run.config else None,
         }  # fmt: skip
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Tell what went wrong, but not of clients that are gone."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def stream(self, run_id: str, sent: dict[str, Any]) -> None:
         """Take a piece of a run's `file_stream`: lines of files from an offset on."""
@@ -290,11 +295,16 @@ class Handler(BaseHTTPRequestHandler):
         self._send({})
 
     def do_POST(self) -> None:
-        given = json.loads(self._body())
+        body = self._body()
         if self.path.endswith("/file_stream"):
-            self.server.stream(unquote(self.path).split("/")[-2], given)
+            self.server.stream(unquote(self.path).split("/")[-2], json.loads(body))
             self._send({})
             return
+        if self.path != "/graphql":
+            # Telemetry.
+            self._send({}, 404)
+            return
+        given = json.loads(body)
         named = re.search(r"(?:query|mutation)\s+(\w+)", given["query"])
         name = given.get("operationName") or (named[1] if named else "")
         data = self.server.answer(name, given.get("variables") or {})
@@ -305,9 +315,9 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
 
-    def _send(self, content: dict[str, Any]) -> None:
+    def _send(self, content: dict[str, Any], status: int = 200) -> None:
         body = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

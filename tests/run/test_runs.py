@@ -75,7 +75,8 @@ def test_metrics_csv_has_the_asked_steps_and_no_other(bitcount_run: Path) -> Non
 
 def test_wandb_has_one_offline_run_with_the_same_values(bitcount_run: Path) -> None:
     (folder,) = (bitcount_run / "wandb").glob("offline-run-*")
-    assert folder.name.endswith((bitcount_run / "wandb" / "run_id.txt").read_text().strip())
+    kept = json.loads((bitcount_run / "wandb" / "run.json").read_text())
+    assert folder.name.endswith(f"-{kept['id']}")
     assert [p.suffix for p in folder.glob("run-*.wandb")] == [".wandb"]
 
 

@@ -22,7 +22,7 @@ from commands import SMALL
 
 from unrolled.run import wandb_logger as module
 from unrolled.run.metrics_csv import MetricsCSV
-from unrolled.run.wandb_logger import WandbLogger, run_id, wandb_logger
+from unrolled.run.wandb_logger import WandbLogger, wandb_logger
 
 
 @pytest.fixture
@@ -226,19 +226,6 @@ def test_a_folder_that_cannot_be_made_leaves_the_run_without_wandb(
     (message,) = told()
     assert message.startswith("W&B did not start (")
     assert message.endswith("): the run goes on without it, its values are in metrics.csv")
-
-
-def test_the_run_id_is_an_agents_where_the_run_has_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_RUN_ID", "of-an-agent")
-    assert run_id(tmp_path) == "of-an-agent"
-    monkeypatch.setenv("WANDB_RUN_ID", "of-another")
-    assert run_id(tmp_path) == "of-an-agent"
-    monkeypatch.delenv("WANDB_RUN_ID")
-    (tmp_path / "other").mkdir()
-    assert run_id(tmp_path / "other") == (tmp_path / "other/wandb/run_id.txt").read_text().strip()
-    assert len(run_id(tmp_path / "other")) == 8
 
 
 def child(parent: int, name: str) -> int | None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +15,8 @@ from unrolled.errors import UserError
 from unrolled.run import interruption
 from unrolled.run.directory import RunDirectory, now
 from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED, USER_ERROR
+
+_PR_SET_PDEATHSIG = 1
 
 
 def prepare_data(config: dict[str, Any], *, tell: bool = False) -> Path | None:
@@ -51,7 +54,12 @@ def launch(run: RunDirectory) -> int:
         0 finished, 1 failed, 2 a mistake of the user, 130 interrupted.
     """
     trainer = run.config()["trainer"]
-    process = subprocess.Popen(_command(run, trainer), env=environment(trainer), **_output(run))
+    process = subprocess.Popen(
+        _command(run, trainer),
+        env=environment(trainer),
+        preexec_fn=_end_with_parent(),
+        **_output(run),
+    )
     previous = {s: signal.signal(s, _forward(process, s)) for s in interruption.SIGNALS}
     try:
         code = process.wait()
@@ -105,6 +113,26 @@ def environment(trainer: dict[str, Any]) -> dict[str, str]:
         variables.setdefault("MALLOC_MMAP_MAX_", "0")
         variables.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
     return variables
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """What the process that does the work does first: it asks for SIGTERM when this one dies.
+
+    An agent of W&B that is told to exit, and the kernel that is short of memory, kill this one
+    alone; the work would go on with nobody to stop it. Now it saves where it is.
+    """
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(INTERRUPTED)
+
+    return ask
 
 
 def _output(run: RunDirectory) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,7 @@ from unrolled.run.overrides import CommandLine, read_command_line
 from unrolled.run.resume import find, resume
 from unrolled.run.show import short, show_result, show_runs
 from unrolled.run.targets import allow
+from unrolled.run.wandb_run import of_agent
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
 
 AUTO = "auto"
@@ -131,7 +134,13 @@ def _finish(run: RunDirectory, code: int) -> int:
             f"{short(run)}: {status['state']}; see {short(run)}/train.log"
             f" - go on with resume={short(run)}",
             file=sys.stderr,
+            flush=True,
         )
+    if code == INTERRUPTED and of_agent():
+        # To an agent an exit code is a failure, and after a few of them it gives up; it takes a
+        # trial that ended by its signal for stopped.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
     return code
 
 
