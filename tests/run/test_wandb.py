@@ -135,7 +135,7 @@ def test_a_server_that_takes_no_more_is_not_waited_for_at_the_end(
     assert logger.run.settings.finish_timeout == 2.0
     assert logger.run.settings.finish_timeout_raises
 
-    def finish() -> None:
+    def finish(exit_code: int) -> None:
         raise TimeoutError("Timed out finishing run.")
 
     monkeypatch.setattr(logger.run, "finish", finish)

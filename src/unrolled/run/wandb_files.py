@@ -26,8 +26,8 @@ def last_step(run_dir: Path) -> int:
 
 
 def _last_step_in(path: Path) -> int:
-    from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     content = path.read_bytes()
     # The steps go up: the last row is that which counts.

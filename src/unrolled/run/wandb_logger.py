@@ -19,6 +19,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from pydantic import PositiveFloat
 
+from unrolled.run.directory import RunDirectory
+from unrolled.run.interruption import EXIT_CODE
 from unrolled.run.wandb_files import last_step
 from unrolled.run.wandb_run import WandbRun, of_agent
 from unrolled.run.wandb_server import logged_in, reachable
@@ -129,12 +131,17 @@ class WandbLogger(LightningWandbLogger):
 
     def _finish(self) -> None:
         try:
-            self.run.finish()
+            self.run.finish(exit_code=self._exit_code())
         except TimeoutError:
             self._break_unfinished()
         problem = _unwritten(Path(self.run.dir).parent)
         if problem:
             self._break(f"it could not write its file: {problem}")
+
+    def _exit_code(self) -> int:
+        """That of the run, by which W&B tells finished from failed; it sees none by itself."""
+        state = RunDirectory(self.metrics.parent).status().get("state")
+        return {"failed": 1, "interrupted": EXIT_CODE}.get(str(state), 0)
 
     def _do(self, action: Callable[[], None]) -> None:
         if not self.broken:

@@ -86,6 +86,4 @@ def _log_to_file(run: RunDirectory, first: bool) -> None:
 
 
 if __name__ == "__main__":
-    exit_code = main(sys.argv[1])
-    # W&B has put its own function here by now, which learns the exit code of the run.
-    sys.exit(exit_code)
+    sys.exit(main(sys.argv[1]))
