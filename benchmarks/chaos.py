@@ -15,41 +15,24 @@ import argparse
 import os
 import random
 import signal
-import socket
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
+from forked import Kill, create, num_processes, work_on
 
-from unrolled.run import checkpoint_files, work
-from unrolled.run.compose import compose
 from unrolled.run.directory import RunDirectory
-from unrolled.run.launch import environment, num_processes, prepare_data
 from unrolled.run.overrides import read_command_line
 from unrolled.run.resume import resume
-from unrolled.tasks.base import SequenceTask
-
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["chaos", "unrolled.run.training", "unrolled.report.plots"])
-
-LONGEST = 120.0
-"""Seconds after which a run that neither ends nor dies counts as hanging."""
 
 FREQUENT = ["callbacks.checkpoints.every_n_steps=3", "logger=none", "trainer=cpu",
             "trainer.log_every_n_steps=5"]  # fmt: skip
-BITCOUNT = ["task=bitcount", "data.length=8", "data.train_size=200", "data.val_size=40",
+BITCOUNT = [*FREQUENT, "task=bitcount", "data.length=8", "data.train_size=200", "data.val_size=40",
             "data.batch_size=20", "trainer.max_epochs=3", "trainer.max_steps=-1",
             "scheduler=constant"]  # fmt: skip
-SHOP = ["task=purchase_intent", "data.source.sessions=400", "data.batch_size=32",
+SHOP = [*FREQUENT, "task=purchase_intent", "data.source.sessions=400", "data.batch_size=32",
         "model.hidden_size=8", "embedding.dropout=0.2", "trainer.max_epochs=2",
         "trainer.max_steps=-1", "scheduler=constant"]  # fmt: skip
 BUCKETED = ["data.batching=bucketed", "data.events_per_batch=256"]
@@ -57,9 +40,9 @@ BY_STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=25", "scheduler=one_cycl
             "scheduler.total_steps=25"]  # fmt: skip
 STREAM = ["data.batching=stream", "data.bptt=8"]
 # Three streams for two processes: their carried states differ in size.
-TEXT = ["task=next_word", "data.source.train_symbols=900", "data.source.eval_symbols=300",
-        "data.batch_size=3", "model.hidden_size=8", "trainer.max_epochs=2", "trainer.max_steps=-1",
-        "scheduler=constant"]  # fmt: skip
+TEXT = [*FREQUENT, "task=next_word", "data.source.train_symbols=900",
+        "data.source.eval_symbols=300", "data.batch_size=3", "model.hidden_size=8",
+        "trainer.max_epochs=2", "trainer.max_steps=-1", "scheduler=constant"]  # fmt: skip
 TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
 
 RUNS = {
@@ -74,109 +57,6 @@ RUNS = {
     "bucketed, 2 ranks": [*SHOP, *TWO, *BUCKETED, "trainer.accumulate_grad_batches=2"],
 }
 """What is run, by name."""
-
-
-@dataclass(frozen=True)
-class Kill:
-    """Where a process kills itself.
-
-    Args:
-        place: The function in whose call it happens, see `PLACES`.
-        call: At which call.
-        rank: Which process.
-    """
-
-    place: str
-    call: int
-    rank: int = 0
-
-
-PLACES = {
-    "before a step": (SequenceTask, "training_step"),
-    "after a step": (SequenceTask, "on_train_batch_end"),
-    "in a validation": (SequenceTask, "validation_step"),
-    "while a checkpoint is written": (checkpoint_files.os, "fsync"),
-    "in the test": (SequenceTask, "test_step"),
-}
-"""Functions in whose call a process may be killed."""
-
-
-def create(typed: Sequence[str], folder: Path) -> RunDirectory:
-    """A run directory, as `train` makes it."""
-    line = read_command_line([*FREQUENT, *typed, f"run_dir={folder}"])
-    config = compose(line).config
-    prepare_data(config)
-    return RunDirectory.create(config, folder, "chaos")
-
-
-def work_on(run: RunDirectory, kill: Kill | None = None, number: int = signal.SIGKILL) -> list[int]:
-    """Do the work of a run in processes of its own.
-
-    Args:
-        run: The run directory.
-        kill: Where one of the processes is to send itself a signal.
-        number: The signal.
-
-    Returns:
-        What became of each process: 0, an exit code, or minus the number of the signal. After the
-        first that is killed, the others are killed too, as torchrun does.
-    """
-    count = num_processes(run.config()["trainer"])
-    assert isinstance(count, int)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [
-        CONTEXT.Process(target=_work, args=(run.path, rank, count, port, kill, number))
-        for rank in range(count)
-    ]
-    for process in processes:
-        process.start()
-    limit = time.monotonic() + LONGEST
-    while alive := [process for process in processes if process.is_alive()]:
-        wait([process.sentinel for process in alive], timeout=LONGEST)
-        hang = time.monotonic() > limit
-        if hang or any((process.exitcode or 0) < 0 for process in processes):
-            for process in alive:
-                process.kill()
-    assert time.monotonic() < limit, f"{run.path}: the processes hang"
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.close()
-    return [code for code in codes if code is not None]
-
-
-def _work(path: Path, rank: int, count: int, port: int, kill: Kill | None, number: int) -> None:
-    """What a process does."""
-    output = os.open(path / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.environ.update(environment(RunDirectory(path).config()["trainer"]))
-    if count > 1:
-        os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
-            "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "chaos",
-        }  # fmt: skip
-    patched = _killed_at(kill, number) if kill and kill.rank == rank else nullcontext()
-    with patched:
-        sys.exit(work.main(str(path)))
-
-
-@contextmanager
-def _killed_at(kill: Kill, number: int) -> Iterator[None]:
-    owner, name = PLACES[kill.place]
-    original, calls = getattr(owner, name), 0
-
-    def counted(*arguments: Any, **named: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == kill.call:
-            os.kill(os.getpid(), number)
-        return original(*arguments, **named)
-
-    with mock.patch.object(owner, name, counted):
-        yield
 
 
 def outcome(run: RunDirectory) -> dict[str, Any]:

@@ -18,6 +18,10 @@ class UserError(ValueError):
         self.problems = problems
 
 
+class TrainingError(RuntimeError):
+    """Training that can't go on though nobody made a mistake: one line, exit code 1."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The nearest valid name, as the end of a message; the whole choice where it is short."""
     choices = sorted(set(known))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -90,6 +90,27 @@ def test_every_event_comes_exactly_once_an_epoch_over_all_ranks(
         assert [len(batches) for batches in epochs] == [len(loaders[0])] * ranks
         found = torch.cat([steps(batch) for batches in epochs for batch in batches])
         assert torch.equal(found.sort().values, expected)
+
+
+@kinds
+@law
+@given(lengths, budgets, st.integers(1, 5))
+@example([3], 1, 2)
+@example([3, 1], 10, 5)
+@example([2] * 7, 3, 2)
+@example([1, 5] * 500, 50, 3)
+def test_a_set_that_is_judged_is_whole_also_where_some_ranks_have_nothing(
+    kind: str, of_lengths: list[int], size: int, ranks: int
+) -> None:
+    source = sequences(of_lengths)
+    loaders = [KINDS[kind](source, size, rank=r, num_ranks=ranks) for r in range(ranks)]
+    # Lightning asks for the length, which has to be the same, and takes what comes.
+    assert len({len(loader) for loader in loaders}) == 1
+    batches = [batch for loader in loaders for batch in loader]
+    assert all(len(batch.lengths) for batch in batches)
+    found = torch.cat([steps(batch) for batch in batches]).sort().values
+    expected = steps(next(iter(PackedLoader(source, len(source))))).sort().values
+    assert torch.equal(found, expected)
 
 
 @kinds

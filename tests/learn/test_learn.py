@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from forked import create, work_on
+
+from unrolled.run.directory import RunDirectory
 
 pytestmark = pytest.mark.learn
-ROOT = Path(__file__).parents[2]
 
 
 def train(*typed: str, cwd: Path) -> dict[str, dict[str, float]]:
     """The scores of `python train.py ...`."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *typed, "logger=none", "run_dir=run"],
-        cwd=cwd, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    result = json.loads((cwd / "run" / "metrics.json").read_text())
+    with chdir(cwd):
+        run = create([*typed, "logger=none"], cwd / "run")
+    assert work_on(run) == [0], run.status().get("error")
+    result = run.read_json("metrics.json")
     scores: dict[str, dict[str, float]] = result["metrics"]
     return scores | {"steps": {"value": result["steps"]}}
 
@@ -73,7 +71,7 @@ def test_purchase_intent_by_the_first_five_pages_of_real_sessions(
     assert scores["test/sequences"]["value"] == 5_256
     assert scores["test/auroc"]["value"] > 0.715
     assert scores["test/average_precision"]["value"] > 0.445
-    result = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    result = RunDirectory(tmp_path / "run").read_json("metrics.json")
     assert result["protocol"] == {"asked after": "the first 5 events of the session"}
     trees = result["references"]["boosted_trees"]
     assert 0.70 < trees["test/auroc"] < 0.74

@@ -10,23 +10,21 @@ import json
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import chaos
+import forked
 import pytest
 import torch
+from forked import Kill
 
 from unrolled.errors import UserError
 from unrolled.run.checkpoint_files import damage
 from unrolled.run.directory import RunDirectory
 from unrolled.run.overrides import read_command_line
 from unrolled.run.resume import resume
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import chaos
-from chaos import Kill
 
 pytestmark = pytest.mark.process
 
@@ -63,8 +61,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunDirect
 
     def make(name: str) -> RunDirectory:
         if name not in made:
-            run = chaos.create(chaos.RUNS[name], folder / str(len(made)))
-            codes = chaos.work_on(run)
+            run = forked.create(chaos.RUNS[name], folder / str(len(made)))
+            codes = forked.work_on(run)
             assert not any(codes), (run.path / "output.txt").read_text()
             made[name] = run
         return made[name]
@@ -81,12 +79,12 @@ def test_a_killed_run_equals_the_run_that_was_never_stopped(
     name: str, whole: Callable[[str], RunDirectory], tmp_path: Path
 ) -> None:
     expected = chaos.outcome(whole(name))
-    run = chaos.create(chaos.RUNS[name], tmp_path / "run")
+    run = forked.create(chaos.RUNS[name], tmp_path / "run")
     for kill in KILLS[name]:
-        codes = chaos.work_on(run, kill)
+        codes = forked.work_on(run, kill)
         assert -signal.SIGKILL in codes, (kill, codes)
         run = go_on(run)
-    codes = chaos.work_on(run)
+    codes = forked.work_on(run)
     assert not any(codes), (run.path / "output.txt").read_text()
     assert chaos.differences(expected, chaos.outcome(run)) == []
 
@@ -94,7 +92,7 @@ def test_a_killed_run_equals_the_run_that_was_never_stopped(
 def test_there_are_at_least_twenty_kills_and_each_kind_of_run_is_killed() -> None:
     assert sum(map(len, KILLS.values())) >= 20
     assert KILLS.keys() == chaos.RUNS.keys()
-    assert {kill.place for kills in KILLS.values() for kill in kills} == chaos.PLACES.keys()
+    assert {kill.place for kills in KILLS.values() for kill in kills} == forked.PLACES.keys()
 
 
 def test_what_would_be_compared_can_differ(whole: Callable[[str], RunDirectory]) -> None:
@@ -124,15 +122,15 @@ def test_an_interrupted_run_has_saved_where_it_was(
     whole: Callable[[str], RunDirectory],
     tmp_path: Path,
 ) -> None:
-    run = chaos.create(chaos.RUNS["random"], tmp_path / "run")
-    assert chaos.work_on(run, Kill(place, call), number) == [130]
+    run = forked.create(chaos.RUNS["random"], tmp_path / "run")
+    assert forked.work_on(run, Kill(place, call), number) == [130]
     status = run.status()
     assert status["state"] == "interrupted"
     saved = torch.load(run.checkpoints / "last.ckpt", weights_only=True)["global_step"]
     # The step in which the signal came is done and saved; so is what it was in the middle of.
     steps = {"before a step": 5, "in a validation": 10, "while a checkpoint is written": 5}
     assert saved == status["steps"] == steps.get(place, 30)
-    assert chaos.work_on(go_on(run)) == [0]
+    assert forked.work_on(go_on(run)) == [0]
     assert run.status()["state"] == "finished"
     assert chaos.differences(chaos.outcome(whole("random")), chaos.outcome(run)) == []
 
@@ -140,24 +138,24 @@ def test_an_interrupted_run_has_saved_where_it_was(
 def test_one_of_two_processes_gets_the_signal_and_both_save(
     whole: Callable[[str], RunDirectory], tmp_path: Path
 ) -> None:
-    run = chaos.create(chaos.RUNS["stream, 2 ranks"], tmp_path / "run")
-    codes = chaos.work_on(run, Kill("before a step", 3, rank=1), signal.SIGTERM)
+    run = forked.create(chaos.RUNS["stream, 2 ranks"], tmp_path / "run")
+    codes = forked.work_on(run, Kill("before a step", 3, rank=1), signal.SIGTERM)
     assert codes == [130, 130]
     # They ask each other every ten steps.
     assert run.status()["steps"] == 10
-    assert chaos.work_on(go_on(run)) == [0, 0]
+    assert forked.work_on(go_on(run)) == [0, 0]
     assert chaos.differences(chaos.outcome(whole("stream, 2 ranks")), chaos.outcome(run)) == []
 
 
 def test_a_damaged_last_checkpoint_is_named_and_the_one_before_it_used(
     whole: Callable[[str], RunDirectory], tmp_path: Path
 ) -> None:
-    run = chaos.create(chaos.RUNS["random"], tmp_path / "run")
-    chaos.work_on(run, Kill("before a step", 14))
+    run = forked.create(chaos.RUNS["random"], tmp_path / "run")
+    forked.work_on(run, Kill("before a step", 14))
     last = run.checkpoints / "last.ckpt"
     content = last.read_bytes()
     last.write_bytes(content[: len(content) // 2])
-    assert chaos.work_on(go_on(run)) == [0]
+    assert forked.work_on(go_on(run)) == [0]
     log = (run.path / "train.log").read_text()
     assert f"{last}: it is damaged or incomplete" in log
     assert "the run goes on from the checkpoint before it" in log
@@ -182,8 +180,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_fills_up_costs_no_checkpoint(
     small_disk: Path, whole: Callable[[str], RunDirectory]
 ) -> None:
-    run = chaos.create(chaos.RUNS["random"], small_disk / "run")
-    assert chaos.work_on(run) == [1]
+    run = forked.create(chaos.RUNS["random"], small_disk / "run")
+    assert forked.work_on(run) == [1]
     status = run.status()
     assert status["state"] == "failed"
     assert f"{run.checkpoints / 'last.ckpt'}: the checkpoint of " in status["error"]
@@ -192,18 +190,18 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(
     assert files == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     assert all(damage(run.checkpoints / name) is None for name in files)
     subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)
-    assert chaos.work_on(go_on(run)) == [0]
+    assert forked.work_on(go_on(run)) == [0]
     assert chaos.differences(chaos.outcome(whole("random")), chaos.outcome(run)) == []
 
 
 def test_a_checkpoint_of_another_config_is_refused(
     whole: Callable[[str], RunDirectory], tmp_path: Path
 ) -> None:
-    run = chaos.create([*chaos.RUNS["random"], "seed=5"], tmp_path / "run")
+    run = forked.create([*chaos.RUNS["random"], "seed=5"], tmp_path / "run")
     run.checkpoints.mkdir()
     other = whole("random").checkpoints / "last.ckpt"
     (run.checkpoints / "last.ckpt").write_bytes(other.read_bytes())
-    assert chaos.work_on(run) == [2]
+    assert forked.work_on(run) == [2]
     assert "the checkpoint is of a run with another config" in run.status()["error"]
 
 
@@ -212,11 +210,31 @@ def test_a_longer_run_goes_on_from_the_end_of_a_shorter(
     name: str, whole: Callable[[str], RunDirectory], tmp_path: Path
 ) -> None:
     epochs = whole(name).config()["trainer"]["max_epochs"]
-    run = chaos.create([*chaos.RUNS[name], "trainer.max_epochs=1"], tmp_path / "run")
-    assert not any(chaos.work_on(run))
+    run = forked.create([*chaos.RUNS[name], "trainer.max_epochs=1"], tmp_path / "run")
+    assert not any(forked.work_on(run))
     run = go_on(run, f"trainer.max_epochs={epochs}")
-    assert not any(chaos.work_on(run))
+    assert not any(forked.work_on(run))
     assert chaos.differences(untested(whole(name)), untested(run)) == []
+
+
+def test_a_run_goes_on_with_another_number_of_processes_over_the_same_batches(
+    whole: Callable[[str], RunDirectory], tmp_path: Path
+) -> None:
+    run = forked.create(chaos.RUNS["random"], tmp_path / "run")
+    forked.work_on(run, Kill("before a step", 14))
+    run = go_on(run, "trainer.devices=2", "trainer.strategy=ddp")
+    assert forked.work_on(run, Kill("before a step", 9)) == [-9, -9]
+    run = go_on(run, "trainer.devices=1", "trainer.strategy=auto")
+    assert forked.work_on(run) == [0]
+    expected, found = (losses(r) for r in (whole("random"), run))
+    assert len(expected) == 6
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def losses(run: RunDirectory) -> dict[str, float]:
+    """The training losses by step."""
+    rows = csv.DictReader((run.path / "metrics.csv").read_text().splitlines())
+    return {row["step"]: float(row["train/loss"]) for row in rows if row["train/loss"]}
 
 
 def untested(run: RunDirectory) -> dict[str, Any]:
@@ -229,25 +247,26 @@ def untested(run: RunDirectory) -> dict[str, Any]:
     return outcome
 
 
-MEMORIZE = ["experiment=seed0_memorize", "model.hidden_size=16", "embedding.size=8",
-            "trainer.max_steps=-1", "scheduler=constant", "test=false"]  # fmt: skip
+MEMORIZE = [*chaos.FREQUENT, "experiment=seed0_memorize", "model.hidden_size=16",
+            "embedding.size=8", "trainer.max_steps=-1", "scheduler=constant",
+            "test=false"]  # fmt: skip
 
 
 def test_what_was_stopped_after_any_epoch_has_the_losses_of_what_was_not(tmp_path: Path) -> None:
-    never = chaos.create([*MEMORIZE, "trainer.max_epochs=4"], tmp_path / "whole")
-    assert chaos.work_on(never) == [0]
-    part = chaos.create([*MEMORIZE, "trainer.max_epochs=1"], tmp_path / "part")
-    assert chaos.work_on(part) == [0]
+    never = forked.create([*MEMORIZE, "trainer.max_epochs=4"], tmp_path / "whole")
+    assert forked.work_on(never) == [0]
+    part = forked.create([*MEMORIZE, "trainer.max_epochs=1"], tmp_path / "part")
+    assert forked.work_on(part) == [0]
     for epochs in (2, 4):
         part = go_on(part, f"trainer.max_epochs={epochs}")
-        assert chaos.work_on(part) == [0]
+        assert forked.work_on(part) == [0]
     assert chaos.differences(chaos.outcome(never), chaos.outcome(part)) == []
     assert len((part.path / "metrics.csv").read_text().splitlines()) > 12
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
-    run = chaos.create(chaos.RUNS["random"], tmp_path / "run")
-    assert chaos.work_on(run, Kill("before a step", 4), signal.SIGINT) == [130]
+    run = forked.create(chaos.RUNS["random"], tmp_path / "run")
+    assert forked.work_on(run, Kill("before a step", 4), signal.SIGINT) == [130]
     output = (run.path / "output.txt").read_text()
     assert "Ctrl-C once more leaves at once" in output
 
@@ -273,10 +292,10 @@ def test_the_states_of_all_generators_are_restored() -> None:
 
 
 def test_both_checkpoints_damaged_is_a_mistake_that_is_told(tmp_path: Path) -> None:
-    run = chaos.create(chaos.RUNS["random"], tmp_path / "run")
+    run = forked.create(chaos.RUNS["random"], tmp_path / "run")
     run.checkpoints.mkdir()
     (run.checkpoints / "last.ckpt").write_bytes(b"nonsense")
-    assert chaos.work_on(run) == [2]
+    assert forked.work_on(run) == [2]
     assert "start a new run" in run.status()["error"]
     with pytest.raises(UserError, match="not a run directory"):
         go_on(RunDirectory(tmp_path / "nowhere"))

@@ -182,28 +182,6 @@ def test_a_multirun_with_a_failing_job_finishes_the_others_and_tells(tmp_path: P
     assert [c["seed"] for c in configs] == [1, 2]
 
 
-def test_two_processes_make_one_run_and_count_every_string_once(tmp_path: Path) -> None:
-    typed = [*SMALL, "trainer=ddp_cpu", "data.train_size=201", "data.eval_batch_size=64"]
-    done = unrolled("train", *typed, "run_dir=two", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr + (tmp_path / "two" / "train.log").read_text()
-    scores = result(tmp_path / "two")
-    assert scores["test/sequences"]["value"] == 2**9 - 201 - 50 == 261
-    assert scores["test/mistakes"]["trivial"] == pytest.approx(
-        261 * scores["test/error"]["trivial"]
-    )
-    assert len(list((tmp_path / "two" / "wandb").glob("offline-run-*"))) == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["two"]
-    environment = json.loads((tmp_path / "two" / "environment.json").read_text())
-    assert environment["processes"] == 2
-    predictions = duckdb.sql(f"SELECT * FROM '{tmp_path}/two/predictions/test.parquet'").fetchall()
-    assert len(predictions) == 261
-
-    one = unrolled("train", *typed, "trainer=cpu", "logger=none", "run_dir=one", cwd=tmp_path)
-    assert one.returncode == 0, one.stderr
-    for name, score in result(tmp_path / "one").items():
-        assert score["value"] == pytest.approx(scores[name]["value"], rel=1e-5), name
-
-
 def killed_after(steps: int, run: Path, typed: list[str]) -> None:
     """Start a run and kill it when its last checkpoint has `steps` steps or more."""
     process = subprocess.Popen(

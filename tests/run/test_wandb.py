@@ -201,6 +201,7 @@ def test_a_server_that_does_not_open_the_run_makes_it_offline(
         logger = logger_in(tmp_path, mode="online")
     finally:
         server.shutdown()
+        server.server_close()
     logger.log_metrics({"train/loss": 1.0}, 1)
     logger.end()
     (message,) = told()

@@ -64,7 +64,11 @@ def judged(predictions: Tensor, **options: Any) -> dict[str, float]:
     task.run_freely = lambda window, steps: predictions  # type: ignore[method-assign]
     task._tests = []
     task._trainer = SimpleNamespace(  # type: ignore[assignment]
-        datamodule=SimpleNamespace(generator=SERIES), global_step=0, world_size=1, loggers=[]
+        datamodule=SimpleNamespace(generator=SERIES),
+        global_step=0,
+        world_size=1,
+        loggers=[],
+        testing=True,
     )
     task.on_test_epoch_end()
     table = task.tables["free_run"]

@@ -187,7 +187,7 @@ def test_a_training_step_reduces_over_time_then_over_sequences(
     task = make_task(ClassificationHead(4, 3), True, over_time=over_time, loss_reduction=reduction)
     targets = torch.tensor([[0, 2, 1], [1, NONE, NONE]])
     batch = batch_of(targets, [3, 1])
-    task._trainer = type("Trainer", (), {"world_size": 1})()
+    task._trainer = type("Trainer", (), {"world_size": 1, "accumulate_grad_batches": 1})()
     losses = -task(batch).log_softmax(-1).detach()
     first = [float(losses[0, t, k]) for t, k in enumerate([0, 2, 1])]
     second = float(losses[1, 0, 1])

@@ -152,11 +152,6 @@ class SequenceData(lightning.LightningDataModule, ABC):
         )
         if train:
             loader.require_shares()
-        if 0 < len(loader.source) < num_ranks:
-            raise UserError(
-                f"the {split} set has {len(loader.source)} sequences, fewer than the {num_ranks} "
-                "processes; use fewer"
-            )
         return WorkerLoader(loader, self.workers) if self.workers else loader
 
     def make_loader(self, source: Source, train: bool, **sharding: Any) -> Loader:

@@ -49,6 +49,7 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
     import lightning
 
     from unrolled.run.loading import load_run
+    from unrolled.run.numerics import numerics
     from unrolled.run.training import judge, quiet
 
     quiet()
@@ -64,7 +65,7 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        precision=experiment.trainer.get("precision"),
+        **numerics(experiment.trainer),
         **limits,
     )
     trainer.test(task, datamodule=data, verbose=False)

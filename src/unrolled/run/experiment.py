@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import NonNegativeInt
+
 from unrolled.errors import UserError
 from unrolled.run.targets import find_target
 
@@ -41,6 +43,8 @@ class Experiment:
         run_dir: Where the run goes; None makes a new folder below `runs/`.
         resume: A run directory to go on with.
         test: Whether to test the best checkpoint at the end.
+        restarts: How often torchrun starts the processes again, from the last checkpoint, after one
+            of them has died.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Experiment:
         run_dir: Path | None = None,
         resume: str | None = None,
         test: bool = True,
+        restarts: NonNegativeInt = 0,
     ) -> None:
         self.task = task
         self.data = data
@@ -79,6 +84,7 @@ class Experiment:
         self.seed = seed
         self.run_dir = run_dir
         self.test = test
+        self.restarts = restarts
 
     def build_data(self) -> SequenceData:
         """The LightningDataModule."""

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 from unrolled.errors import UserError
 from unrolled.run import interruption
 from unrolled.run.directory import RunDirectory, now
+from unrolled.run.machines import this_machine
+from unrolled.run.parent import for_children
 from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED, USER_ERROR
-
-_PR_SET_PDEATHSIG = 1
 
 
 def prepare_data(config: dict[str, Any], *, tell: bool = False) -> Path | None:
@@ -50,22 +49,23 @@ def prepare_data(config: dict[str, Any], *, tell: bool = False) -> Path | None:
 def launch(run: RunDirectory) -> int:
     """Do the work of a run: one process, or one for each device by torchrun.
 
+    Of a run on several machines, this machine's part; the first one tells how it went.
+
     Returns:
         0 finished, 1 failed, 2 a mistake of the user, 130 interrupted.
     """
-    trainer = run.config()["trainer"]
-    process = subprocess.Popen(
-        _command(run, trainer),
-        env=environment(trainer),
-        preexec_fn=_end_with_parent(),
-        **_output(run),
-    )
+    config = run.config()
+    machine = this_machine(config["trainer"])
+    variables = environment(config["trainer"]) | for_children()
+    process = subprocess.Popen(_command(run, config), env=variables, **_output(run, config))
     previous = {s: signal.signal(s, _forward(process, s)) for s in interruption.SIGNALS}
     try:
         code = process.wait()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if not machine.first:
+        return code if code >= 0 else FAILED
     return _settle(run, code)
 
 
@@ -90,13 +90,16 @@ def num_processes(trainer: dict[str, Any]) -> int | str:
     return number
 
 
-def _command(run: RunDirectory, trainer: dict[str, Any]) -> list[str]:
-    work = ["-m", "unrolled.run.work", str(run.path)]
-    processes = num_processes(trainer)
-    if processes == 1:
-        return [sys.executable, *work]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [sys.executable, *torchrun, *work]
+def _command(run: RunDirectory, config: dict[str, Any]) -> list[str]:
+    kind = "agent" if _has_agent(config) else "work"
+    return [sys.executable, "-m", f"unrolled.run.{kind}", str(run.path)]
+
+
+def _has_agent(config: dict[str, Any]) -> bool:
+    """Whether torchrun's agent is needed: for several processes, or to start one again."""
+    trainer = config["trainer"]
+    several = num_processes(trainer) != 1 or (trainer.get("num_nodes") or 1) > 1
+    return several or bool(config.get("restarts"))
 
 
 def environment(trainer: dict[str, Any]) -> dict[str, str]:
@@ -115,38 +118,17 @@ def environment(trainer: dict[str, Any]) -> dict[str, str]:
     return variables
 
 
-def _end_with_parent() -> Callable[[], None] | None:
-    """What the process that does the work does first: it asks for SIGTERM when this one dies.
-
-    An agent of W&B that is told to exit, and the kernel that is short of memory, kill this one
-    alone; the work would go on with nobody to stop it. Now it saves where it is.
-    """
-    if sys.platform != "linux":
-        return None
-    import ctypes
-
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(INTERRUPTED)
-
-    return ask
-
-
-def _output(run: RunDirectory) -> dict[str, Any]:
-    # torchrun writes pages to stderr when a rank fails; the reason is in status.json.
-    if num_processes(run.config()["trainer"]) == 1:
-        return {}
-    return {"stderr": (run.path / "train.log").open("ab")}
+def _output(run: RunDirectory, config: dict[str, Any]) -> dict[str, Any]:
+    # torchrun writes to stderr when a rank fails; the reason is in status.json.
+    return {"stderr": (run.path / "train.log").open("ab")} if _has_agent(config) else {}
 
 
 def _forward(process: subprocess.Popen[bytes], number: int) -> Any:
     def handler(received: int, frame: FrameType | None) -> None:
         # Ctrl-C reaches the whole group by itself; any other signal only this process.
         if number != signal.SIGINT or not sys.stdin.isatty():
-            process.send_signal(number)
+            # torchrun's agent knows nothing of SLURM's warning.
+            process.send_signal(signal.SIGTERM if number == signal.SIGUSR1 else number)
 
     return handler
 

@@ -14,12 +14,14 @@ from omegaconf import DictConfig
 from unrolled.errors import UserError
 from unrolled.run.compose import Composed, compose, in_job, run_hydra
 from unrolled.run.directory import RunDirectory
+from unrolled.run.join import join
 from unrolled.run.launch import launch, prepare_data
+from unrolled.run.machines import this_machine
 from unrolled.run.overrides import CommandLine, read_command_line
 from unrolled.run.resume import find, resume
 from unrolled.run.show import short, show_result, show_runs
 from unrolled.run.targets import allow
-from unrolled.run.wandb_run import of_agent
+from unrolled.run.wandb_run import in_sweep
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
 
 AUTO = "auto"
@@ -74,6 +76,8 @@ def train(arguments: list[str], command: str) -> int:
         try:
             composed = in_job(cfg, line)
             composed.config["run_dir"] = str(run.path)
+            if this_machine(composed.config["trainer"]).count > 1:
+                raise UserError("trainer.num_nodes: a multirun is for one machine")
             codes.append(_start(composed, command, line, keep=True))
         except Exception as error:
             _print_error(str(error) or type(error).__name__)
@@ -101,10 +105,18 @@ def train(arguments: list[str], command: str) -> int:
 
 def _start(composed: Composed, command: str, line: CommandLine, *, keep: bool = False) -> int:
     config = composed.config
+    given = config.get("run_dir")
+    machine = this_machine(config["trainer"])
+    if machine.count > 1 and not given:
+        raise UserError(
+            f"run_dir: trainer.num_nodes={machine.count} machines need a folder that all of them "
+            "see; name one by run_dir=..."
+        )
+    if not machine.first:
+        return join(config, Path(str(given)), goes_on=config.get("resume") == AUTO)
     if config.get("resume") == AUTO and (found := find(config)) is not None:
         return _resume(found.path, config, line)
     prepare_data(config)
-    given = config.get("run_dir")
     run = RunDirectory.create(config, Path(given) if given else None, command)
     code = _finish(run, launch(run))
     if code == USER_ERROR and not keep and not run.status().get("first_step"):
@@ -114,6 +126,12 @@ def _start(composed: Composed, command: str, line: CommandLine, *, keep: bool = 
 
 
 def _resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> int:
+    trainer = dict((config or RunDirectory.open(path).config())["trainer"])
+    if number := line.values.get("trainer.num_nodes"):
+        trainer["num_nodes"] = number
+    if not this_machine(trainer).first:
+        # The first machine changes the config where that is asked for.
+        return launch(RunDirectory.open(path))
     run = resume(path, config, line)
     if run.status().get("state") == "finished":
         print(f"{short(run)} is finished; its result:", flush=True)
@@ -136,7 +154,7 @@ def _finish(run: RunDirectory, code: int) -> int:
             file=sys.stderr,
             flush=True,
         )
-    if code == INTERRUPTED and of_agent():
+    if code == INTERRUPTED and in_sweep():
         # To an agent an exit code is a failure, and after a few of them it gives up; it takes a
         # trial that ended by its signal for stopped.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -24,6 +24,7 @@ from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment, build, wanted
 from unrolled.run.interruption import Interrupted, interruption
 from unrolled.run.metrics_csv import MetricsCSV
+from unrolled.run.numerics import deterministic_errors, numerics
 from unrolled.run.run_state import RunState, Unprofiled
 from unrolled.tasks.base import SequenceTask
 
@@ -55,7 +56,7 @@ def train(run: RunDirectory) -> None:
         run.write_json("environment.json", environment(trainer))
         data.save_schema(run.path / "schema")
     began = time.monotonic()
-    with interruption.training():
+    with interruption.training(), deterministic_errors():
         trainer.fit(task, datamodule=data, ckpt_path=_checkpoint(run, trainer), weights_only=True)
     if interruption.received:
         # After the last step.
@@ -67,7 +68,8 @@ def train(run: RunDirectory) -> None:
         best = trainer.strategy.broadcast(run.best_checkpoint())
         load_weights(task, best)
         began = time.monotonic()
-        trainer.test(task, datamodule=data, verbose=False)
+        with deterministic_errors():
+            trainer.test(task, datamodule=data, verbose=False)
         scores = judge(task, data)
     if trainer.is_global_zero:
         references = task.references(data) if scores else {}
@@ -154,6 +156,7 @@ def build_trainer(
         "num_sanity_val_steps": 0,
         "profiler": Unprofiled(),
         **node,
+        **numerics(node),
     }
     if not validates:
         node["limit_val_batches"] = 0

@@ -22,7 +22,7 @@ from pydantic import PositiveFloat
 from unrolled.run.directory import RunDirectory
 from unrolled.run.interruption import EXIT_CODE
 from unrolled.run.wandb_files import last_step
-from unrolled.run.wandb_run import WandbRun, of_agent
+from unrolled.run.wandb_run import WandbRun, in_sweep
 from unrolled.run.wandb_server import logged_in, reachable
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,8 @@ class WandbLogger(LightningWandbLogger):
     def _exit_code(self) -> int:
         """That of the run, by which W&B tells finished from failed; it sees none by itself."""
         state = RunDirectory(self.metrics.parent).status().get("state")
-        return {"failed": 1, "interrupted": EXIT_CODE}.get(str(state), 0)
+        # Of several processes it is known only later why they failed.
+        return {"running": 1, "failed": 1, "interrupted": EXIT_CODE}.get(str(state), 0)
 
     def _do(self, action: Callable[[], None]) -> None:
         if not self.broken:
@@ -252,7 +253,7 @@ def _start(mode: str, seconds_to_finish: float, **settings: Any) -> Any:
     import wandb
 
     wanted = {"finish_timeout": seconds_to_finish, "finish_timeout_raises": True}
-    if of_agent() and "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL" not in os.environ:
+    if in_sweep() and "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL" not in os.environ:
         wanted["x_file_stream_transmit_interval"] = SECONDS_BETWEEN_UPLOADS
     # Older versions have no such settings, and refuse what they do not know.
     known: Any = {k: v for k, v in wanted.items() if k in wandb.Settings.model_fields}

@@ -35,7 +35,7 @@ class WandbRun:
         An agent has its own id for its trial, also for one that goes on with an earlier run.
         """
         path = _file(run_dir)
-        if of_agent():
+        if in_sweep():
             run = cls(os.environ["WANDB_RUN_ID"], parameters=_parameters())
         elif path.exists():
             return cls(**json.loads(path.read_text()))
@@ -65,7 +65,7 @@ class WandbRun:
         return shown
 
 
-def of_agent() -> bool:
+def in_sweep() -> bool:
     """Whether an agent of a W&B sweep has started this process."""
     return bool(os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"))
 

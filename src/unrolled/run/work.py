@@ -12,9 +12,11 @@ import traceback
 from contextlib import nullcontext
 from pathlib import Path
 
-from unrolled.errors import UserError
+from unrolled.errors import TrainingError, UserError
 from unrolled.run.directory import RunDirectory, now
+from unrolled.run.failure import failed, forget_failures, has_agent, read_failures, times_restarted
 from unrolled.run.interruption import EXIT_CODE, Interrupted, interruption
+from unrolled.run.parent import watch_parent
 
 FINISHED, FAILED, USER_ERROR, IN_USE, INTERRUPTED = 0, 1, 2, 3, EXIT_CODE
 """Exit codes; IN_USE: another process owns the run directory, nothing in it was touched."""
@@ -28,6 +30,12 @@ def main(run_dir: str) -> int:
     run = RunDirectory(Path(run_dir))
     first = os.environ.get("RANK", "0") == "0"
     _log_to_file(run, first)
+    if times_restarted() and any(f.user_error for f in read_failures(run).values()):
+        # What the user has to mend is not mended by trying again.
+        return USER_ERROR
+    if has_agent():
+        forget_failures(run, int(os.environ["RANK"]))
+        log.info("config %s", run.config_hash())
     try:
         # The first process owns the run directory; the others work for it.
         with run.locked() if first else nullcontext():
@@ -40,7 +48,9 @@ def main(run_dir: str) -> int:
 def _work(run: RunDirectory, first: bool) -> int:
     try:
         if first:
-            run.set_status(state="running", started=now(), process=os.getpid(), error=None)
+            run.set_status(
+                state="running", started=now(), process=os.getpid(), error=None, user_error=None
+            )
         from unrolled.run.training import train
 
         train(run)
@@ -48,8 +58,12 @@ def _work(run: RunDirectory, first: bool) -> int:
             run.set_status(state="finished", finished=now())
         return FINISHED
     except UserError as error:
-        run.set_status(state="failed", error=str(error), user_error=True, finished=now())
+        failed(run, error)
         return USER_ERROR
+    except TrainingError as error:
+        # The same on all ranks.
+        run.set_status(state="failed", error=str(error), finished=now())
+        return FAILED
     except Interrupted as signal:
         log.info("interrupted by %s", signal)
         if first:
@@ -58,12 +72,7 @@ def _work(run: RunDirectory, first: bool) -> int:
     except BaseException as error:
         # Into train.log alone: the terminal gets the one line that matters.
         logging.getLogger("traceback").error("%s", traceback.format_exc())
-        message = str(error).strip().partition("\n")[0]
-        if isinstance(error, OSError) and error.strerror:
-            message = f"{error.filename or run.path}: {error.strerror}"
-        rank = "" if first else f"process {os.environ['RANK']}: "
-        text = f"{rank}{type(error).__name__}: {message}"
-        run.set_status(state="failed", error=text, finished=now())
+        failed(run, error)
         return FAILED
 
 
@@ -86,4 +95,7 @@ def _log_to_file(run: RunDirectory, first: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    watch_parent()
+    code = main(sys.argv[1])
+    # The agent takes any other code for a death: it would stop the others, or start all again.
+    sys.exit(FINISHED if code == INTERRUPTED and has_agent() else code)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import lightning
+import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -165,7 +167,8 @@ class SequenceTask(lightning.LightningModule, ABC):
             losses = losses + encoder.reinforce_loss(right.to(losses.dtype))
         if self.loss_reduction == "sum":
             loss = losses.sum()
-            scale: float = self.trainer.world_size
+            # Lightning takes the mean over the batches that are accumulated.
+            scale: float = self.trainer.world_size * self.trainer.accumulate_grad_batches
         else:
             loss = losses.mean()
             scale = batch.weight
@@ -185,12 +188,26 @@ class SequenceTask(lightning.LightningModule, ABC):
         step = trainer.global_step
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Set by a connector.
         # While gradients are accumulated the step stays the same.
-        if every and step % every == 0 and step != self._logged_step:
+        due = every and step % every == 0 and step != self._logged_step
+        # There is no loss where all steps since the last time were left out.
+        if due and self._unlogged.count:
             self._logged_step = step
             mean = self._unlogged.take()
             if trainer.world_size > 1:
                 mean = cast(Tensor, trainer.strategy.reduce(mean, reduce_op="mean"))
             self._log({"train/loss": mean}, step)
+
+    def on_validation_start(self) -> None:
+        """Take over the first process's buffers, on all processes.
+
+        DDP does so in the first forward pass, where a process without a sequence to validate would
+        be missing, and the others would wait for it for ever.
+        """
+        model = self.trainer.strategy.model
+        if isinstance(model, DistributedDataParallel) and model.broadcast_buffers:
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, 0)
+            model.require_forward_param_sync = False
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         """Judge one batch."""
@@ -288,19 +305,35 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the loss that is not logged yet, and the state that a stream carries."""
-        checkpoint["logged_step"] = self._logged_step
         checkpoint["unlogged_losses"] = gather(self._unlogged.state())
         checkpoint["carried_states"] = self._carried.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them up again."""
-        self._logged_step = checkpoint["logged_step"]
         self._unlogged = RunningMean.of_one(checkpoint["unlogged_losses"], rank(), num_processes())
         self._carried.load_state_dict(checkpoint["carried_states"])
+
+    @property
+    def unlogged(self) -> RunningMean:
+        """The losses since the last time that their mean was logged."""
+        return self._unlogged
+
+    def take_back(self, total: Tensor | None, count: int) -> None:
+        """Undo what a step has left that does not count, because it is not finite.
+
+        Args:
+            total: Of the losses `unlogged` before the step.
+            count: Of them.
+        """
+        self._unlogged = RunningMean(total, count)
+        # Else a stream would carry it on.
+        self._carried.forget_nan()
 
     def on_train_start(self) -> None:
         """Take a restored state to where the module is by now."""
         self._carried.to(self.device)
+        # Else the first of the accumulated batches after a resume would log the last step again.
+        self._logged_step = self.trainer.global_step
 
     def _judge(self, batch: SequenceBatch, name: str) -> None:
         outputs = self(batch)

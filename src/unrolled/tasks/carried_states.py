@@ -60,6 +60,10 @@ class CarriedStates:
         """Move the states to where the model is by now."""
         self._states = tree_map(lambda s: s.to(device), self._states)
 
+    def forget_nan(self) -> None:
+        """Put zero in the place of what is not finite."""
+        self._states = tree_map(lambda s: s.nan_to_num(0.0, 0.0, 0.0), self._states)
+
     def state_dict(self) -> list[dict[str, Any] | None]:
         """The state that trains, with its sequences, of all processes; None where there is none.
 

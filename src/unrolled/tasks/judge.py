@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 
 class Judge(nn.Module):
@@ -29,10 +30,41 @@ class Judge(nn.Module):
 
     def take(self) -> dict[str, Tensor]:
         """The values by name, `loss` among them, of all processes; the next set begins."""
+        share_kinds(self.modules())
         values = {"loss": self.loss.compute(), **self.metrics.compute()}
         self.metrics.reset()
         self.loss.reset()
         return values
+
+
+def share_kinds(modules: Iterable[nn.Module]) -> None:
+    """Let metrics be computed over all processes also where this one has seen no sequence.
+
+    Of a set with fewer sequences than processes some have none. torchmetrics then sends an empty
+    float32 tensor for a list of, say, int64 targets, and gloo aborts the processes.
+
+    Args:
+        modules: Those among them that are metrics; the same on every process.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    lists = [
+        (metric, state)
+        for metric in modules
+        if isinstance(metric, Metric)
+        for state in metric.metric_state.values()
+        if isinstance(state, list)
+    ]
+    if not lists:
+        return
+    own = [(state[0].dtype, state[0].shape[1:]) if state else None for _, state in lists]
+    of_all: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(of_all, own)
+    for (metric, state), *kinds in zip(lists, *of_all, strict=True):
+        kind = next((kind for kind in kinds if kind is not None), None)
+        if not state and kind is not None:
+            dtype, shape = kind
+            state.append(torch.empty((0, *shape), dtype=dtype, device=metric.device))
 
 
 def judge_constant(metrics: dict[str, Any], answer: Tensor, targets: Tensor) -> dict[str, float]:

@@ -23,7 +23,7 @@ from unrolled.models.readout import EveryStep
 from unrolled.tasks.base import SequenceTask
 from unrolled.tasks.boosted_trees import boosted_trees, installed
 from unrolled.tasks.events_seen import first_events, outputs_after
-from unrolled.tasks.judge import Judge, judge_predictions
+from unrolled.tasks.judge import Judge, judge_predictions, share_kinds
 from unrolled.tasks.targets import judged, padded, trained_on
 
 log = logging.getLogger(__name__)
@@ -199,6 +199,7 @@ class PurchaseIntent(SequenceTask):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics, and fit the temperature."""
         super().on_validation_epoch_end()
+        share_kinds([self.held_out])
         self.temperature.copy_(self.held_out.compute())
         self.held_out.reset()
 
@@ -222,10 +223,11 @@ class PurchaseIntent(SequenceTask):
         super().on_test_epoch_end()
         self.results["test/temperature"] = float(self.temperature)
         columns: dict[str, list[float]] = {name: [] for name in RANKING}
+        share_kinds(self.early.modules())
         for count, module in self.early.items():
             metrics = cast(MetricCollection, module)
-            # Of streams there are none.
-            if not metrics["auroc"].update_called:
+            # Of streams there are none, on any process.
+            if not metrics["auroc"].metric_state["preds"]:
                 return
             for name, value in metrics.compute().items():
                 self.results[f"test/{name}@{count}"] = float(value)
