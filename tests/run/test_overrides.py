@@ -22,6 +22,12 @@ def test_additions_deletions_and_hydras_own_keys_are_left_alone() -> None:
     assert read_command_line(typed).overrides == typed
 
 
+def test_none_as_an_agent_of_wandb_writes_it_is_null() -> None:
+    line = read_command_line(["task=bitcount", "trainer.max_time=None", "run_dir=xNone"])
+    assert line.overrides == ["task=bitcount", "++trainer.max_time=null", "++run_dir=xNone"]
+    assert line.values["trainer.max_time"] == "null"
+
+
 def test_every_unknown_choice_is_named_with_the_nearest() -> None:
     with pytest.raises(UserError) as error:
         read_command_line(["task=bitcont", "model=lstn", "readout=last"])

@@ -128,8 +128,11 @@ def test_a_trial_of_two_processes_is_one_run_that_is_stopped_early_and_goes_on(u
     }  # fmt: skip
     user.server.stops = lambda run: len(run.history) > 3
     user.env["WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL"] = "1"
+    # Else it would need three of them to give up.
+    user.env["WANDB_AGENT_MAX_INITIAL_FAILURES"] = "1"
     told = ends(user.wandb("agent", "--count", "1", user.sweep()))
     assert "Agent received command: stop" in told
+    assert "failed runs" not in told
     ((name, run),) = user.server.runs.items()
     ((kept, directory),) = user.trials().items()
     status = directory.status()

@@ -121,6 +121,8 @@ def _overrides(typed: list[str], line: CommandLine) -> list[str]:
     problems, result = [], []
     parser = OverridesParser.create()
     for text in typed:
+        # An agent of W&B writes a sweep's null as Python does; Hydra would take it for a word.
+        text = f"{text.removesuffix('None')}null" if text.endswith("=None") else text
         try:
             override = parser.parse_override(text)
         except HydraException as error:
