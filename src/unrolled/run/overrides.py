@@ -134,7 +134,7 @@ def _overrides(typed: list[str], line: CommandLine) -> list[str]:
             if not override.is_delete():
                 problems += _unknown_choices(override, choices(key, folders))
             result.append(text)
-        elif override.is_delete() or override.is_add() or key.partition(".")[0] == "hydra":
+        elif override.is_delete() or override.is_add() or key.startswith(("hydra.", "hydra/")):
             result.append(text)
         else:
             result.append(f"++{text}")
