@@ -43,6 +43,13 @@ STREAM = ["data.batching=stream", "data.bptt=8"]
 TEXT = [*FREQUENT, "task=next_word", "data.source.train_symbols=900",
         "data.source.eval_symbols=300", "data.batch_size=3", "model.hidden_size=8",
         "trainer.max_epochs=2", "trainer.max_steps=-1", "scheduler=constant"]  # fmt: skip
+BY_BATCHES = ["trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=7",
+              "trainer.max_epochs=2"]  # fmt: skip
+EMA = ["callbacks=[default,ema]", "callbacks.ema.decay=0.9", "trainer.precision=bf16-mixed",
+       "trainer.gradient_clip_val=0.1"]  # fmt: skip
+EARLY = ["callbacks.early._target_=lightning.pytorch.callbacks.EarlyStopping",
+         "callbacks.early.monitor=val/loss", "callbacks.early.patience=1",
+         "callbacks.early.min_delta=0.1", "trainer.max_epochs=9"]  # fmt: skip
 TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
 
 RUNS = {
@@ -52,6 +59,8 @@ RUNS = {
     "bucketed, dropout": [*SHOP, *BUCKETED],
     "packed, dropout": [*SHOP, "data.batching=packed"],
     "stream, workers": [*SHOP, *STREAM, "data.workers=2"],
+    "validated by batches": [*BITCOUNT, *BY_BATCHES],
+    "stopped early, EMA": [*SHOP, *EMA, *EARLY, "trainer.limit_train_batches=8"],
     "text, 2 ranks": [*TEXT, *TWO],
     "stream, 2 ranks": [*SHOP, *TWO, *STREAM],
     "bucketed, 2 ranks": [*SHOP, *TWO, *BUCKETED, "trainer.accumulate_grad_batches=2"],
@@ -69,9 +78,9 @@ def outcome(run: RunDirectory) -> dict[str, Any]:
         if path.exists()
     }
     for file in files.values():
-        # How often Lightning's loops began, and which validation batch they saw, is no state of
-        # the training.
-        file["loops"] = file["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"]
+        # How often the loops of validation and test began is no state of the training.
+        loops = file["loops"]["fit_loop"]
+        file["loops"] = {name: loops[name] for name in loops if "val_loop" not in name}
     return {**files, "metrics.csv": (run.path / "metrics.csv").read_text(), "metrics.json": metrics}
 
 
@@ -93,11 +102,11 @@ def random_kill(draw: random.Random, ranks: int) -> Kill:
     """Somewhere in the next third of a run."""
     place = draw.choice(
         ["before a step"] * 4 + ["after a step"] * 2
-        + ["in a validation", "while a checkpoint is written", "in the test"]
+        + ["in a validation", "while a checkpoint is written", "in the test", "after the test"]
     )  # fmt: skip
-    most = {"before a step": 12, "after a step": 12, "in a validation": 3,
-            "while a checkpoint is written": 3, "in the test": 1}[place]  # fmt: skip
-    return Kill(place, draw.randint(1, most), draw.randrange(ranks))
+    most = {"before a step": 12, "after a step": 12, "while a checkpoint is written": 6,
+            "in a validation": 3}  # fmt: skip
+    return Kill(place, draw.randint(1, most.get(place, 1)), draw.randrange(ranks))
 
 
 def survive(run: RunDirectory, draw: random.Random, most: int) -> int:

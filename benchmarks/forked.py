@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from unrolled.run import checkpoint_files, work
+from unrolled.run import checkpoint_files, training, work
 from unrolled.run.compose import compose
 from unrolled.run.directory import RunDirectory
 from unrolled.run.launch import environment, num_processes, prepare_data
@@ -44,12 +44,14 @@ class Kill:
     Args:
         place: The function in whose call it happens, see `PLACES`.
         call: At which call.
+        again: Seconds after which it sends itself the signal once more; None does not.
         rank: Which process.
     """
 
     place: str
     call: int
     rank: int = 0
+    again: float | None = None
 
 
 PLACES = {
@@ -58,6 +60,7 @@ PLACES = {
     "in a validation": (SequenceTask, "validation_step"),
     "while a checkpoint is written": (checkpoint_files.os, "fsync"),
     "in the test": (SequenceTask, "test_step"),
+    "after the test": (training, "finish"),
 }
 """Functions in whose call a process may be killed."""
 
@@ -134,6 +137,9 @@ def _killed_at(kill: Kill, number: int) -> Iterator[None]:
         calls += 1
         if calls == kill.call:
             os.kill(os.getpid(), number)
+            if kill.again is not None:
+                time.sleep(kill.again)
+                os.kill(os.getpid(), number)
         return original(*arguments, **named)
 
     with mock.patch.object(owner, name, counted):

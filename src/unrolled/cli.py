@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -166,6 +167,9 @@ def guarded(work: Callable[[], int | None]) -> int:
     from unrolled.run.conf import add_working_directory
 
     add_working_directory()
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        # As Ctrl-C: a job that is told to end while it prepares its data may be started again.
+        signal.signal(number, signal.default_int_handler)
     try:
         return work() or 0
     except UserError as error:

@@ -157,6 +157,22 @@ def test_without_a_checkpoint_there_is_nothing_to_go_on_from(run: RunDirectory) 
         go_on(run)
 
 
+@pytest.mark.parametrize("limit", ["max_steps=9", "max_epochs=1"])
+def test_a_run_can_not_be_made_shorter_than_it_is(run: RunDirectory, limit: str) -> None:
+    run.set_status(state="finished", steps=10, epochs=2)
+    text = (run.path / "config.yaml").read_text()
+    with pytest.raises(UserError, match=f"trainer.{limit}: .* a run can only be made longer"):
+        go_on(run, f"trainer.{limit}")
+    assert (run.path / "config.yaml").read_text() == text
+    assert run.status()["state"] == "finished"
+
+
+def test_more_time_makes_a_finished_run_longer(run: RunDirectory) -> None:
+    run.set_status(state="finished")
+    go_on(run, "trainer.max_time=00:01:00:00")
+    assert run.status()["state"] == "interrupted"
+
+
 def test_a_schedule_that_was_fixed_can_not_be_made_longer(
     run: RunDirectory, config: dict[str, Any]
 ) -> None:
@@ -175,9 +191,11 @@ def test_auto_finds_the_latest_run_of_the_same_experiment(
     assert found.path == run.path
     second = RunDirectory.create(config, None, "train.py")
     second.set_status(created=run.status()["created"] + 5)
-    found = find(composed("trainer.max_epochs=50"))
+    found = find(composed("test=false"))
     assert found is not None
     assert found.path == second.path
+    # A longer run is another one, unless it is named.
+    assert find(composed("trainer.max_epochs=50")) is None
     # A folder that is named is that run or none.
     assert find({**config, "run_dir": str(run.path)}).path == run.path  # type: ignore[union-attr]
     assert find({**config, "run_dir": "new"}) is None

@@ -35,7 +35,8 @@ def test_values_of_a_step_are_one_row_and_names_may_come_later(tmp_path: Path) -
 def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(tmp_path: Path) -> None:
     logged(tmp_path, range(1, 13))
     logger = MetricsCSV(tmp_path)
-    logger.forget_after(10)
+    assert logger.num_rows == 12
+    logger.keep(10)
     logger.log_metrics({"train/loss": 8.0, "epoch": 0}, 11)
     logger.save()
     assert [line.split(",")[0] for line in lines(tmp_path)[1:]] == [*map(str, range(1, 12))]
@@ -49,7 +50,7 @@ def test_half_a_row_does_not_read_as_another(tmp_path: Path) -> None:
     cut = whole.rstrip().rfind(b"\n") + 2
     (tmp_path / "metrics.csv").write_bytes(whole[:cut])
     logger = MetricsCSV(tmp_path)
-    logger.forget_after(11)
+    logger.keep(11)
     logger.log_metrics({"train/loss": 8.0, "epoch": 0}, 12)
     logger.save()
     assert [line.split(",")[0] for line in lines(tmp_path)[1:]] == [*map(str, range(1, 13))]

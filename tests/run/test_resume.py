@@ -35,7 +35,7 @@ KILLS = {
     "bucketed, dropout": [
         Kill("before a step", 8),
         Kill("after a step", 2),
-        Kill("in the test", 1),
+        Kill("after the test", 1),
     ],
     "packed, dropout": [Kill("after a step", 10), Kill("while a checkpoint is written", 2)],
     "stream, workers": [
@@ -43,6 +43,8 @@ KILLS = {
         Kill("in a validation", 1),
         Kill("before a step", 4),
     ],
+    "validated by batches": [Kill("before a step", 5), Kill("before a step", 9)],
+    "stopped early, EMA": [Kill("before a step", 8), Kill("in the test", 1)],
     "text, 2 ranks": [Kill("before a step", 8), Kill("after a step", 4, rank=1)],
     "stream, 2 ranks": [Kill("before a step", 9), Kill("after a step", 7, rank=1)],
     "bucketed, 2 ranks": [
@@ -109,8 +111,8 @@ def test_what_would_be_compared_can_differ(whole: Callable[[str], RunDirectory])
     [
         (signal.SIGTERM, "before a step", 5),
         (signal.SIGUSR1, "in a validation", 2),
-        # The second is best.ckpt, after the validation of step 5.
-        (signal.SIGINT, "while a checkpoint is written", 2),
+        # last.ckpt after step 3, the file and the folder; then best.ckpt, by the validation of 5.
+        (signal.SIGINT, "while a checkpoint is written", 3),
         (signal.SIGTERM, "in the test", 1),
     ],
     ids=lambda value: str(value).replace(" ", "-"),
@@ -264,11 +266,24 @@ def test_what_was_stopped_after_any_epoch_has_the_losses_of_what_was_not(tmp_pat
     assert len((part.path / "metrics.csv").read_text().splitlines()) > 12
 
 
-def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("again", "saved"), [(0.1, 5), (1.2, 3)], ids=["same", "second"])
+def test_a_second_ctrl_c_leaves_at_once(again: float, saved: int, tmp_path: Path) -> None:
     run = forked.create(chaos.RUNS["random"], tmp_path / "run")
-    assert forked.work_on(run, Kill("before a step", 4), signal.SIGINT) == [130]
+    kill = Kill("before a step", 5, again=again)
+    assert forked.work_on(run, kill, signal.SIGINT) == [130]
     output = (run.path / "output.txt").read_text()
-    assert "Ctrl-C once more leaves at once" in output
+    assert output.count("Ctrl-C once more leaves at once") == 1
+    last = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
+    assert last["global_step"] == saved
+
+
+def test_a_run_that_is_interrupted_before_its_first_checkpoint_begins_again(
+    whole: Callable[[str], RunDirectory], tmp_path: Path
+) -> None:
+    run = forked.create(chaos.RUNS["random"], tmp_path / "run")
+    run.set_status(state="interrupted")
+    assert forked.work_on(go_on(run)) == [0]
+    assert chaos.differences(chaos.outcome(whole("random")), chaos.outcome(run)) == []
 
 
 def test_the_states_of_all_generators_are_restored() -> None:

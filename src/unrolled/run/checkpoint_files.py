@@ -58,6 +58,7 @@ class CheckpointFiles(TorchCheckpointIO):
             if path.name == LAST and path.exists():
                 path.replace(path.with_name(PREVIOUS))
             partial.replace(path)
+            _sync(path.parent)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise NotWrittenError(
@@ -142,6 +143,16 @@ def to_go_on_from(folder: Path) -> tuple[Path | None, str | None]:
 def set_aside(folder: Path) -> None:
     """Keep a damaged last.ckpt from taking the place of the good one before it."""
     (folder / LAST).replace(folder / f"{LAST}.damaged")
+
+
+def _sync(folder: Path) -> None:
+    """Wait until the disk has the names of the files in a folder, where systems know of that."""
+    if hasattr(os, "O_DIRECTORY"):
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _free(folder: Path) -> str:

@@ -14,9 +14,6 @@ from pydantic import Field, PositiveInt
 from unrolled.run.directory import BEST, LAST
 from unrolled.run.interruption import Interrupted, interruption
 
-ASKED_EVERY = 10
-"""Steps after which several processes ask each other whether one of them is to save or to stop."""
-
 
 class Checkpoints(Checkpoint):
     """best.ckpt, last.ckpt and the one before it, previous.ckpt.
@@ -36,6 +33,8 @@ class Checkpoints(Checkpoint):
         every_n_epochs: Epochs between two of last.ckpt; None saves by steps or minutes alone.
         every_n_steps: Optimizer steps between two, also within an epoch.
         every_n_minutes: Minutes after which the next step is followed by one.
+        ask_every_n_steps: Steps after which several processes ask each other whether one of them
+            is to save or to stop; with long steps it has to fit into the warning of a job.
     """
 
     def __init__(
@@ -46,6 +45,7 @@ class Checkpoints(Checkpoint):
         every_n_epochs: PositiveInt | None = 1,
         every_n_steps: PositiveInt | None = None,
         every_n_minutes: Annotated[float, Field(gt=0)] | None = 10.0,
+        ask_every_n_steps: PositiveInt = 10,
     ) -> None:
         self.folder = run_dir / "checkpoints"
         self.monitor = monitor
@@ -53,6 +53,7 @@ class Checkpoints(Checkpoint):
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
         self.seconds = None if every_n_minutes is None else 60 * every_n_minutes
+        self.ask_every_n_steps = ask_every_n_steps
         self.best_score: torch.Tensor | None = None
         self._saved_step = -1
         self._saved_at = time.monotonic()
@@ -106,7 +107,7 @@ class Checkpoints(Checkpoint):
 
     def _wanted(self, trainer: lightning.Trainer, step: int) -> int:
         """2 to save and stop, 1 to save; 0."""
-        if trainer.world_size > 1 and step % ASKED_EVERY:
+        if trainer.world_size > 1 and step % self.ask_every_n_steps:
             return 0
         late = self.seconds is not None and time.monotonic() - self._saved_at > self.seconds
         return self._agreed(trainer, 2 if interruption.received else int(late))

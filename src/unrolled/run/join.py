@@ -11,6 +11,7 @@ from unrolled.errors import UserError
 from unrolled.run.directory import RunDirectory, config_hash
 from unrolled.run.launch import launch, prepare_data
 from unrolled.run.machines import SECONDS_TO_MEET
+from unrolled.run.resume import same_limits
 
 
 def join(config: dict[str, Any], path: Path, *, goes_on: bool = False) -> int:
@@ -38,6 +39,9 @@ def join(config: dict[str, Any], path: Path, *, goes_on: bool = False) -> int:
                 f"{SECONDS_TO_MEET // 60} minutes; do all machines see the same folder?"
             )
         time.sleep(0.2)
+    if goes_on and run.status()["state"] == "finished" and same_limits(run.config(), config):
+        # The first machine shows the result, and starts nothing.
+        return 0
     if not goes_on:
         if run.status()["state"] not in ("created", "running"):
             raise UserError(f"run_dir={path} exists already; name another folder")

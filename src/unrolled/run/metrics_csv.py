@@ -73,12 +73,16 @@ class MetricsCSV(Logger):
         """They are in config.yaml."""
 
     @rank_zero_only
-    def forget_after(self, step: int) -> None:
-        """Take back the rows after `step`: the run goes on from there."""
-        kept = [row for row in self._rows if int(row["step"]) <= step]
-        if len(kept) < len(self._rows) or (kept and not self._whole):
-            self._rows = kept
+    def keep(self, rows: int) -> None:
+        """Take back all rows but the first ones: the run goes on from there."""
+        if rows < len(self._rows) or (self._rows and not self._whole):
+            self._rows = self._rows[:rows]
             self._write_all()
+
+    @property
+    def num_rows(self) -> int:
+        """How many there are."""
+        return len(self._rows)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -14,6 +14,9 @@ from unrolled.run.directory import LAST, RunDirectory, task_name
 from unrolled.run.drift import MAY_DIFFER, drift, identity
 from unrolled.run.overrides import CommandLine
 
+LIMITS = ("max_steps", "max_epochs", "max_time")
+"""Arguments of the trainer that say how far a run goes."""
+
 MOST_SHOWN = 6
 """Differences of two configs that are shown."""
 
@@ -31,15 +34,24 @@ def resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> RunD
     """
     run = RunDirectory.open(path)
     with run.locked():
-        # One that died before its first checkpoint begins again.
-        if not run.can_go_on and run.status().get("state") in ("finished", "interrupted"):
+        status = run.status()
+        stopped = status.get("state") == "interrupted" and status.get("steps")
+        # One that ended before its first checkpoint begins again.
+        if not run.can_go_on and (stopped or status.get("state") == "finished"):
             raise UserError(f"{path}: checkpoints/{LAST} is missing; there is nothing to resume")
         before = run.config()
         now = config if config is not None else _with_values(before, line)
         now = {**now, **{key: before.get(key) for key in ("run_dir", "resume", "name")}}
-        longer = [k for k in ("max_steps", "max_epochs") if _trainer(now, k) != _trainer(before, k)]
+        other = [key for key in LIMITS if _limit(now, key) != _limit(before, key)]
+        done = {"max_steps": status.get("steps"), "max_epochs": status.get("epochs")}
+        for key in done.keys() & other:
+            if 0 <= _limit(now, key) < (done[key] or 0):
+                raise UserError(
+                    f"trainer.{key}={_limit(now, key)}: {path} has done {done[key]} already; a run "
+                    "can only be made longer"
+                )
         bound = {"total_steps", "T_max"} & set(before.get("scheduler") or {})
-        if longer and bound:
+        if bound and {"max_steps", "max_epochs"} & set(other):
             raise UserError(
                 f"the scheduler's {bound.pop()} was fixed when the run began: a longer run "
                 "needs a new start, or scheduler=constant from the beginning"
@@ -53,7 +65,7 @@ def resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> RunD
             )
         if now != before:
             run.write("config.yaml", yaml.safe_dump(now, sort_keys=False))
-            if longer and run.status().get("state") == "finished":
+            if other and status.get("state") == "finished":
                 run.set_status(state="interrupted")
     return run
 
@@ -75,12 +87,23 @@ def find(config: dict[str, Any]) -> RunDirectory | None:
         RunDirectory(status.parent)
         for status in Path("runs", task_name(config)).glob("*/status.json")
     ]
-    same = [run for run in found if run.status().get("identity") == wanted]
+    # How long a run is to be is no part of its identity, but of what was asked for.
+    same = [
+        run
+        for run in found
+        if run.status().get("identity") == wanted and same_limits(run.config(), config)
+    ]
     return max(same, key=lambda run: float(run.status().get("created", 0)), default=None)
 
 
-def _trainer(config: dict[str, Any], key: str) -> Any:
-    return config["trainer"].get(key)
+def same_limits(config: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two configs let a run go equally far."""
+    return all(_limit(config, key) == _limit(other, key) for key in LIMITS)
+
+
+def _limit(config: dict[str, Any], key: str) -> Any:
+    value = config["trainer"].get(key)
+    return -1 if value is None else value
 
 
 def _with_values(config: dict[str, Any], line: CommandLine) -> dict[str, Any]:

@@ -57,20 +57,33 @@ class RunState(Callback):
         self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         """Add the identity; write what was logged, so that a resumed run logs only the rest."""
-        checkpoint["unrolled"] = {"task": class_path(pl_module), "identity": self.identity}
-        _between_steps(trainer, checkpoint["loops"]["fit_loop"])
         for logger in trainer.loggers:
             logger.save()
+        checkpoint["unrolled"] = {
+            "task": class_path(pl_module),
+            "identity": self.identity,
+            "rows": sum(logger.num_rows for logger in _tables(trainer)),
+            # By early stopping; a limit of steps may be another when the run goes on.
+            "stopped": trainer.should_stop and not 0 < trainer.max_steps <= trainer.global_step,
+        }
+        _between_steps(trainer, checkpoint["loops"]["fit_loop"])
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse what is not of this run."""
-        if checkpoint.get("unrolled", {}).get("identity") != self.identity:
+        """Refuse what is not of this run; take back what was logged after it was saved."""
+        own = checkpoint.get("unrolled", {})
+        if own.get("identity") != self.identity:
             raise UserError(
                 f"{self.run.checkpoints}: the checkpoint is of a run with another config than "
                 "config.yaml; one of the two files was changed or comes from elsewhere"
             )
+        trainer.should_stop = own["stopped"]
+        for table in _tables(trainer):
+            table.keep(own["rows"])
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.forget_after(checkpoint["global_step"])
 
     def state_dict(self) -> dict[str, Any]:
         """The random states of each process, in the order of their ranks."""
@@ -81,16 +94,20 @@ class RunState(Callback):
         self.random_states = state_dict["random_states"]
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Restore the random states; take back what was logged after the checkpoint."""
-        if self.random_states is not None:
+        """Restore the random states; forget what a run logged that died before it had saved."""
+        # Lightning forgets that the batch that was in hand is handed out again; by this count
+        # `check_val_every_n_epoch=null` says when to validate.
+        batches = trainer.fit_loop.epoch_loop.batch_progress.total
+        batches.ready = batches.completed
+        if self.random_states is None:
+            for table in _tables(trainer):
+                table.keep(0)
+        else:
             rank = trainer.global_rank
             set_random_states(self.random_states[min(rank, len(self.random_states) - 1)])
             if rank >= len(self.random_states):
                 # A process that was not there before: numbers of its own, not those of another.
                 torch.manual_seed(int(torch.randint(2**62, ())) + rank)
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV | WandbLogger):
-                logger.forget_after(trainer.global_step)
         # The imported libraries are a million objects: searching them for garbage takes a quarter
         # of a second each time, as much as a hundred steps of a small model.
         gc.collect()
@@ -100,7 +117,7 @@ class RunState(Callback):
         """Let the garbage collector see everything again; note how far the run came."""
         gc.unfreeze()
         if trainer.is_global_zero:
-            self.run.set_status(steps=trainer.global_step)
+            self.run.set_status(steps=trainer.global_step, epochs=trainer.current_epoch)
 
     def on_exception(self, trainer: lightning.Trainer, *args: Any) -> None:
         """The same when the training fails or is interrupted."""
@@ -120,6 +137,10 @@ class RunState(Callback):
         """Write what was logged, for those who look on."""
         for logger in trainer.loggers:
             logger.save()
+
+
+def _tables(trainer: lightning.Trainer) -> list[MetricsCSV]:
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
 
 
 def _between_steps(trainer: lightning.Trainer, loop: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from unrolled.run.join import join
 from unrolled.run.launch import launch, prepare_data
 from unrolled.run.machines import this_machine
 from unrolled.run.overrides import CommandLine, read_command_line
-from unrolled.run.resume import find, resume
+from unrolled.run.resume import LIMITS, find, resume
 from unrolled.run.show import short, show_result, show_runs
 from unrolled.run.targets import allow
 from unrolled.run.wandb_run import in_sweep
@@ -49,7 +49,9 @@ def train(arguments: list[str], command: str) -> int:
     given = line.values.get("resume", "null")
     if given not in ("null", AUTO) and not line.shows:
         if line.multirun:
-            raise UserError("resume=RUN_DIR names one run; with -m use resume=auto")
+            raise UserError(
+                "resume=RUN_DIR names one run; with -m use resume=auto hydra.sweep.dir=runs/NAME"
+            )
         whole = {"task", "experiment"} & set(line.values)
         return _resume(Path(given), compose(line).config if whole else None, line)
     if line.shows:
@@ -98,6 +100,10 @@ def train(arguments: list[str], command: str) -> int:
         if errors:
             raise errors[0]
         return codes[0]
+    if given == AUTO and "hydra.sweep.dir" not in line.values:
+        raise UserError(
+            "-m resume=auto needs a folder to find the runs in again: hydra.sweep.dir=runs/NAME"
+        )
     return _summary(line, one_of_many, jobs)
 
 
@@ -153,7 +159,10 @@ def _resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> int
         trainer["num_nodes"] = number
     if not this_machine(trainer).first:
         # The first machine changes the config where that is asked for.
-        return launch(RunDirectory.open(path))
+        run = RunDirectory.open(path)
+        finished = run.status().get("state") == "finished"
+        longer = {f"trainer.{limit}" for limit in LIMITS} & set(line.values)
+        return FINISHED if finished and not longer else launch(run)
     run = resume(path, config, line)
     if run.status().get("state") == "finished":
         print(f"{short(run)} is finished; its result:", flush=True)

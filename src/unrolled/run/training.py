@@ -131,6 +131,11 @@ def build_trainer(
             "trainer.accelerator=gpu: this machine has no CUDA device; use trainer=cpu, or "
             "trainer=auto for the best there is"
         )
+    if node.get("reload_dataloaders_every_n_epochs"):
+        raise UserError(
+            "trainer.reload_dataloaders_every_n_epochs: a loader knows its epoch, and a new one "
+            "would begin with the first again; leave it out"
+        )
     validates = len(data.source("val")) > 0 and node.get("limit_val_batches", 1) != 0
     supplied = {
         "run_dir": run.path,

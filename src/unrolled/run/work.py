@@ -40,6 +40,9 @@ def main(run_dir: str) -> int:
         # The first process owns the run directory; the others work for it.
         with run.locked() if first else nullcontext():
             return _work(run, first)
+    except Interrupted:
+        # Before there was any work, or after it.
+        return INTERRUPTED
     except UserError as error:
         log.error("%s", error)
         return IN_USE
