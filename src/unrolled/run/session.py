@@ -84,6 +84,8 @@ def train(arguments: list[str], command: str) -> int:
         try:
             composed = in_job(cfg, line)
             composed.config["run_dir"] = str(run.path)
+            if this_machine(composed.config["trainer"]).count > 1:
+                raise UserError("trainer.num_nodes: a multirun is for one machine")
             code = _start(composed, command, line, keep=True)
         except Exception as error:
             _print_error(str(error) or type(error).__name__)
