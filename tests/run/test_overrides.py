@@ -18,7 +18,13 @@ def test_choices_stay_and_values_are_added_or_set() -> None:
 
 
 def test_additions_deletions_and_hydras_own_keys_are_left_alone() -> None:
-    typed = ["task=bitcount", "+data.length=3", "~scheduler", "hydra.sweep.dir=x"]
+    typed = [
+        "task=bitcount",
+        "+data.length=3",
+        "~scheduler",
+        "hydra.sweep.dir=x",
+        "hydra/launcher=basic",
+    ]
     assert read_command_line(typed).overrides == typed
 
 
