@@ -50,6 +50,13 @@ def test_unknown_choices_inside_a_sweep_and_a_list_are_found() -> None:
         read_command_line(["task=bitcount", "logger=[tensorboard,wandbb]"])
 
 
+def test_a_glob_chooses_among_the_files_of_a_group() -> None:
+    typed = ["-m", "task=bitcount", "model=glob(*gru*)"]
+    assert read_command_line(typed).overrides == typed[1:]
+    with pytest.raises(UserError, match=r"model=glob\(gro\*\): no such model; choose from: elman,"):
+        read_command_line(["-m", "task=bitcount", "model=glob(gro*)"])
+
+
 def test_several_values_need_multirun() -> None:
     with pytest.raises(UserError, match="seed=1,2: several values; add -m"):
         read_command_line(["task=bitcount", "seed=1,2"])
