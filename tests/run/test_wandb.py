@@ -80,8 +80,8 @@ def test_rows_of_a_step_are_one_and_a_resumed_run_lacks_none(tmp_path: Path, tol
     logger.end()
     first = logger
     loggers = [MetricsCSV(tmp_path), logger_in(tmp_path)]
-    for logger in loggers:
-        logger.forget_after(2)
+    loggers[0].keep(2)
+    loggers[1].forget_after(2)
     log(loggers, 3, train_loss=1 / 3, epoch=1)
     log(loggers, 4, train_loss=0.25, epoch=1)
     for logger in loggers:

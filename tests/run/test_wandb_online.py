@@ -48,8 +48,8 @@ def log(loggers: list[Any], step: int) -> None:
 def part(folder: Path, mode: str, *, first: int, last: int, **options: Any) -> WandbLogger:
     """A part of a run that saves where it ends, except for its test."""
     loggers = loggers_in(folder, mode, **options)
-    for logger in loggers:
-        logger.forget_after(first - 1)
+    loggers[0].keep(first - 1)
+    loggers[1].forget_after(first - 1)
     for step in range(first, last + 1):
         log(loggers, step)
     for logger in loggers:

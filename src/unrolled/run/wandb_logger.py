@@ -61,6 +61,7 @@ class WandbLogger(LightningWandbLogger):
         self.last_step = last_step
         self.seconds_to_finish = seconds_to_finish
         self.broken = False
+        self._breaking = threading.Lock()
         self._row: dict[str, float] = {}
         self._row_step: int | None = None
         self._handed_over = -1
@@ -168,9 +169,11 @@ class WandbLogger(LightningWandbLogger):
         )
 
     def _break(self, reason: str) -> None:
-        if self.broken:
-            return
-        self.broken = True
+        # Both threads may find out at the same time.
+        with self._breaking:
+            if self.broken:
+                return
+            self.broken = True
         log.warning("W&B has stopped (%s); the run goes on, its values are in metrics.csv", reason)
 
 
