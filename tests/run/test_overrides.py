@@ -18,8 +18,20 @@ def test_choices_stay_and_values_are_added_or_set() -> None:
 
 
 def test_additions_deletions_and_hydras_own_keys_are_left_alone() -> None:
-    typed = ["task=bitcount", "+data.length=3", "~scheduler", "hydra.sweep.dir=x"]
+    typed = [
+        "task=bitcount",
+        "+data.length=3",
+        "~scheduler",
+        "hydra.sweep.dir=x",
+        "hydra/launcher=basic",
+    ]
     assert read_command_line(typed).overrides == typed
+
+
+def test_none_as_an_agent_of_wandb_writes_it_is_null() -> None:
+    line = read_command_line(["task=bitcount", "trainer.max_time=None", "run_dir=xNone"])
+    assert line.overrides == ["task=bitcount", "++trainer.max_time=null", "++run_dir=xNone"]
+    assert line.values["trainer.max_time"] == "null"
 
 
 def test_every_unknown_choice_is_named_with_the_nearest() -> None:
@@ -36,6 +48,13 @@ def test_unknown_choices_inside_a_sweep_and_a_list_are_found() -> None:
         read_command_line(["-m", "task=bitcount", "model=lstm,gur"])
     with pytest.raises(UserError, match="logger=wandbb: no such logger; did you mean 'wandb'"):
         read_command_line(["task=bitcount", "logger=[tensorboard,wandbb]"])
+
+
+def test_a_glob_chooses_among_the_files_of_a_group() -> None:
+    typed = ["-m", "task=bitcount", "model=glob(*gru*)"]
+    assert read_command_line(typed).overrides == typed[1:]
+    with pytest.raises(UserError, match=r"model=glob\(gro\*\): no such model; choose from: elman,"):
+        read_command_line(["-m", "task=bitcount", "model=glob(gro*)"])
 
 
 def test_several_values_need_multirun() -> None:

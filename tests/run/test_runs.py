@@ -75,7 +75,8 @@ def test_metrics_csv_has_the_asked_steps_and_no_other(bitcount_run: Path) -> Non
 
 def test_wandb_has_one_offline_run_with_the_same_values(bitcount_run: Path) -> None:
     (folder,) = (bitcount_run / "wandb").glob("offline-run-*")
-    assert folder.name.endswith((bitcount_run / "wandb" / "run_id.txt").read_text().strip())
+    kept = json.loads((bitcount_run / "wandb" / "run.json").read_text())
+    assert folder.name.endswith(f"-{kept['id']}")
     assert [p.suffix for p in folder.glob("run-*.wandb")] == [".wandb"]
 
 
@@ -179,6 +180,23 @@ def test_a_multirun_with_a_failing_job_finishes_the_others_and_tells(tmp_path: P
         yaml.safe_load((tmp_path / "sweep" / str(i) / "config.yaml").read_text()) for i in (0, 1)
     ]
     assert [c["seed"] for c in configs] == [1, 2]
+
+
+def test_a_launcher_that_runs_jobs_in_other_processes_has_them_in_the_summary(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="of the extra launchers")
+    done = unrolled(
+        "train", "-m", *SMALL, "logger=none", "test=false", "seed=1,-x", "hydra.sweep.dir=sweep",
+        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "1 of 2 runs finished" in done.stdout
+    table = [line.split("│")[1:4] for line in done.stdout.splitlines() if line.startswith("│ ")]
+    rows = [[cell.strip() for cell in row] for row in table if row[0].strip()]
+    assert rows == [["0", "seed=1", "finished"], ["1", "seed=-x", "failed"]]
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep"}
 
 
 def killed_after(steps: int, run: Path, typed: list[str]) -> None:

@@ -22,7 +22,7 @@ from commands import SMALL
 
 from unrolled.run import wandb_logger as module
 from unrolled.run.metrics_csv import MetricsCSV
-from unrolled.run.wandb_logger import WandbLogger, run_id, wandb_logger
+from unrolled.run.wandb_logger import WandbLogger, wandb_logger
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def test_rows_of_a_step_are_one_and_a_resumed_run_lacks_none(tmp_path: Path, tol
     logger.end()
     first = logger
     loggers = [MetricsCSV(tmp_path), logger_in(tmp_path)]
-    for logger in loggers:
-        logger.forget_after(2)
+    loggers[0].keep(2)
+    loggers[1].forget_after(2)
     log(loggers, 3, train_loss=1 / 3, epoch=1)
     log(loggers, 4, train_loss=0.25, epoch=1)
     for logger in loggers:
@@ -135,7 +135,7 @@ def test_a_server_that_takes_no_more_is_not_waited_for_at_the_end(
     assert logger.run.settings.finish_timeout == 2.0
     assert logger.run.settings.finish_timeout_raises
 
-    def finish() -> None:
+    def finish(exit_code: int) -> None:
         raise TimeoutError("Timed out finishing run.")
 
     monkeypatch.setattr(logger.run, "finish", finish)
@@ -227,19 +227,6 @@ def test_a_folder_that_cannot_be_made_leaves_the_run_without_wandb(
     (message,) = told()
     assert message.startswith("W&B did not start (")
     assert message.endswith("): the run goes on without it, its values are in metrics.csv")
-
-
-def test_the_run_id_is_an_agents_where_the_run_has_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_RUN_ID", "of-an-agent")
-    assert run_id(tmp_path) == "of-an-agent"
-    monkeypatch.setenv("WANDB_RUN_ID", "of-another")
-    assert run_id(tmp_path) == "of-an-agent"
-    monkeypatch.delenv("WANDB_RUN_ID")
-    (tmp_path / "other").mkdir()
-    assert run_id(tmp_path / "other") == (tmp_path / "other/wandb/run_id.txt").read_text().strip()
-    assert len(run_id(tmp_path / "other")) == 8
 
 
 def child(parent: int, name: str) -> int | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 from unrolled.errors import UserError, did_you_mean
@@ -121,6 +121,8 @@ def _overrides(typed: list[str], line: CommandLine) -> list[str]:
     problems, result = [], []
     parser = OverridesParser.create()
     for text in typed:
+        # An agent of W&B writes a sweep's null as Python does; Hydra would take it for a word.
+        text = f"{text.removesuffix('None')}null" if text.endswith("=None") else text
         try:
             override = parser.parse_override(text)
         except HydraException as error:
@@ -132,7 +134,7 @@ def _overrides(typed: list[str], line: CommandLine) -> list[str]:
             if not override.is_delete():
                 problems += _unknown_choices(override, choices(key, folders))
             result.append(text)
-        elif override.is_delete() or override.is_add() or key.partition(".")[0] == "hydra":
+        elif override.is_delete() or override.is_add() or key.startswith(("hydra.", "hydra/")):
             result.append(text)
         else:
             result.append(f"++{text}")
@@ -145,12 +147,19 @@ def _overrides(typed: list[str], line: CommandLine) -> list[str]:
 
 
 def _unknown_choices(override: Override, known: list[str]) -> list[str]:
+    if isinstance(pattern := override.value(), Glob):
+        text = str(override.input_line).partition("=")[2]
+        return [] if pattern.filter(known) else [_no_choice(override, text, known)]
     values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
     problems = []
     for value in values:
         for choice in value if isinstance(value, list) else [value]:
             name = "null" if choice is None else str(choice)
             if name not in known:
-                group = override.key_or_group
-                problems.append(f"{group}={name}: no such {group}; {did_you_mean(name, known)}")
+                problems.append(_no_choice(override, name, known))
     return problems
+
+
+def _no_choice(override: Override, name: str, known: list[str]) -> str:
+    group = override.key_or_group
+    return f"{group}={name}: no such {group}; {did_you_mean(name, known)}"

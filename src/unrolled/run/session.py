@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,9 @@ from omegaconf import DictConfig
 
 from unrolled.errors import UserError
 from unrolled.run.compose import Composed, compose, in_job, run_hydra
+from unrolled.run.conf import add_working_directory
 from unrolled.run.directory import RunDirectory
+from unrolled.run.job_table import Job, JobTable
 from unrolled.run.join import join
 from unrolled.run.launch import launch, prepare_data
 from unrolled.run.machines import this_machine
@@ -18,6 +24,7 @@ from unrolled.run.overrides import CommandLine, read_command_line
 from unrolled.run.resume import LIMITS, find, resume
 from unrolled.run.show import short, show_result, show_runs
 from unrolled.run.targets import allow
+from unrolled.run.wandb_run import in_sweep
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
 
 AUTO = "auto"
@@ -51,9 +58,8 @@ def train(arguments: list[str], command: str) -> int:
         run_hydra(line, lambda cfg: None)
         return FINISHED
     codes: list[int] = []
-    rows: list[tuple[list[str], RunDirectory]] = []
-
     errors: list[Exception] = []
+    jobs = JobTable()
 
     def single(cfg: DictConfig) -> None:
         # Hydra would print a line of its own for an error that leaves the job.
@@ -66,25 +72,29 @@ def train(arguments: list[str], command: str) -> int:
         # A job that fails must not end the others: whatever happens is a row of the summary.
         from hydra.core.hydra_config import HydraConfig
 
-        sweep = HydraConfig.get().sweep
-        run = RunDirectory(Path(sweep.dir) / sweep.subdir)
-        typed = [o.removeprefix("++") for o in HydraConfig.get().overrides.task]
-        rows.append((typed, run))
-        print(f"\n[{len(rows)}] {' '.join(typed)}", flush=True)
+        # A launcher may have put the job into another process.
+        add_working_directory()
+        allow(line.allowed)
+        hydra = HydraConfig.get()
+        run = RunDirectory(Path(hydra.sweep.dir) / hydra.sweep.subdir)
+        typed = [o.removeprefix("++") for o in hydra.overrides.task]
+        job = Job(hydra.job.num, typed, str(run.path), None)
+        jobs.add(job)
+        print(f"\n[{job.number + 1}] {' '.join(typed)}", flush=True)
         try:
             composed = in_job(cfg, line)
             composed.config["run_dir"] = str(run.path)
             if this_machine(composed.config["trainer"]).count > 1:
                 raise UserError("trainer.num_nodes: a multirun is for one machine")
-            codes.append(_start(composed, command, line, keep=True))
+            code = _start(composed, command, line, keep=True)
         except Exception as error:
             _print_error(str(error) or type(error).__name__)
-            codes.append(USER_ERROR if isinstance(error, UserError) else FAILED)
+            code = USER_ERROR if isinstance(error, UserError) else FAILED
             if not (run.path / "config.yaml").exists():
                 # Never into a run that was there before.
                 run.set_status(state="failed", error=str(error))
-        if codes[-1] == INTERRUPTED:
-            codes.pop()
+        jobs.add(replace(job, code=code))
+        if code == INTERRUPTED:
             raise KeyboardInterrupt
 
     if not line.multirun:
@@ -96,16 +106,31 @@ def train(arguments: list[str], command: str) -> int:
         raise UserError(
             "-m resume=auto needs a folder to find the runs in again: hydra.sweep.dir=runs/NAME"
         )
-    try:
-        run_hydra(line, one_of_many)
-    except KeyboardInterrupt:
-        codes.append(INTERRUPTED)
+    return _summary(line, one_of_many, jobs)
+
+
+def _summary(line: CommandLine, job: Callable[[DictConfig], None], jobs: JobTable) -> int:
+    """Run the jobs of a multirun and show what became of them; the exit code."""
+    stopped = FINISHED
+    with jobs.open():
+        try:
+            run_hydra(line, job)
+        except KeyboardInterrupt:
+            stopped = INTERRUPTED
+        except UserError:
+            raise
+        except Exception as error:
+            # A launcher's: its process was killed, its cluster refused the job.
+            stopped = FAILED
+            _print_error(f"the launcher stopped: {str(error).strip() or type(error).__name__}")
+        ended = jobs.jobs()
+    codes = [job.code for job in ended]
     failed = sum(code != FINISHED for code in codes)
     print(f"\n{len(codes) - failed} of {len(codes)} runs finished", flush=True)
-    show_runs(rows)
+    show_runs([(job.typed, RunDirectory(Path(job.run))) for job in ended])
     if INTERRUPTED in codes:
         return INTERRUPTED
-    return FAILED if failed else FINISHED
+    return stopped or (FAILED if failed else FINISHED)
 
 
 def _start(composed: Composed, command: str, line: CommandLine, *, keep: bool = False) -> int:
@@ -160,7 +185,13 @@ def _finish(run: RunDirectory, code: int) -> int:
             f"{short(run)}: {status['state']}; see {short(run)}/train.log"
             f" - go on with resume={short(run)}",
             file=sys.stderr,
+            flush=True,
         )
+    if code == INTERRUPTED and in_sweep():
+        # To an agent an exit code is a failure, and after a few of them it gives up; it takes a
+        # trial that ended by its signal for stopped.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
     return code
 
 

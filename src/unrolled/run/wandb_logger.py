@@ -8,7 +8,6 @@ import logging
 import os
 import queue
 import re
-import secrets
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from pydantic import PositiveFloat
 
+from unrolled.run.directory import RunDirectory
+from unrolled.run.interruption import EXIT_CODE
+from unrolled.run.wandb_files import last_step
+from unrolled.run.wandb_run import WandbRun, in_sweep
 from unrolled.run.wandb_server import logged_in, reachable
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,8 @@ SECONDS_TO_START = 10
 """How long a server that answers may take to open the run."""
 SECONDS_TO_TAKE = 10.0
 """How long W&B's process may take for the rows before a checkpoint, which it only has to accept."""
+SECONDS_BETWEEN_UPLOADS = 5.0
+"""Of a sweep's trial, as often as its agent asks whether it is to be stopped; W&B's own is 15."""
 
 
 class WandbLogger(LightningWandbLogger):
@@ -39,20 +44,24 @@ class WandbLogger(LightningWandbLogger):
     over when the next step comes, and before each checkpoint. What comes for a step that has its
     row (the test, after the last checkpoint) is part of the run's summary. W&B's process writes
     rows seconds after it took them and loses them when the run is killed: a run that goes on sends
-    those of metrics.csv again which W&B does not have.
+    those of metrics.csv again which W&B does not have. Those that it has are not sent twice:
+    `wandb sync` would give them new steps.
 
     Args:
         run: W&B's run.
         metrics: The run's metrics.csv.
+        last_step: The last step whose row W&B has; -1 for none.
         seconds_to_finish: How long the end of the process may wait for W&B.
     """
 
-    def __init__(self, run: Any, metrics: Path, seconds_to_finish: float) -> None:
+    def __init__(self, run: Any, metrics: Path, last_step: int, seconds_to_finish: float) -> None:
         super().__init__(experiment=run)
         self.run = run
         self.metrics = metrics
+        self.last_step = last_step
         self.seconds_to_finish = seconds_to_finish
         self.broken = False
+        self._breaking = threading.Lock()
         self._row: dict[str, float] = {}
         self._row_step: int | None = None
         self._handed_over = -1
@@ -81,8 +90,7 @@ class WandbLogger(LightningWandbLogger):
         if step > 0 and self.metrics.exists():
             with self.metrics.open(newline="") as file:
                 for row in csv.DictReader(file):
-                    # Offline nobody knows what there is: all of them, the same step has the same.
-                    if self.run.starting_step <= int(row["step"]) <= step:
+                    if int(row["step"]) <= step:
                         values = {k: float(v) for k, v in row.items() if v and k != "step"}
                         self.log_metrics(values, int(row["step"]))
                         self._hand_over()
@@ -117,17 +125,25 @@ class WandbLogger(LightningWandbLogger):
         if step is None:
             return
         self._row, self._row_step, self._handed_over = {}, None, step
+        if step <= self.last_step:
+            return
         row["trainer/global_step"] = step
         self._do(lambda: self.run.log(row, step=step, commit=True))
 
     def _finish(self) -> None:
         try:
-            self.run.finish()
+            self.run.finish(exit_code=self._exit_code())
         except TimeoutError:
             self._break_unfinished()
         problem = _unwritten(Path(self.run.dir).parent)
         if problem:
             self._break(f"it could not write its file: {problem}")
+
+    def _exit_code(self) -> int:
+        """That of the run, by which W&B tells finished from failed; it sees none by itself."""
+        state = RunDirectory(self.metrics.parent).status().get("state")
+        # Of several processes it is known only later why they failed.
+        return {"running": 1, "failed": 1, "interrupted": EXIT_CODE}.get(str(state), 0)
 
     def _do(self, action: Callable[[], None]) -> None:
         if not self.broken:
@@ -153,9 +169,11 @@ class WandbLogger(LightningWandbLogger):
         )
 
     def _break(self, reason: str) -> None:
-        if self.broken:
-            return
-        self.broken = True
+        # Both threads may find out at the same time.
+        with self._breaking:
+            if self.broken:
+                return
+            self.broken = True
         log.warning("W&B has stopped (%s); the run goes on, its values are in metrics.csv", reason)
 
 
@@ -174,7 +192,7 @@ def wandb_logger(
     Args:
         run_dir: The run directory; its `wandb/` takes the files.
         config: The run's config, as W&B shows it.
-        project: Where the run appears.
+        project: Where the run appears; a sweep's trial is in the sweep's.
         mode: `auto` is online for those who are logged in, else offline.
         entity: User or team; None takes your own.
         group: Runs with the same group are shown together.
@@ -195,20 +213,24 @@ def wandb_logger(
         wanted = "offline"
     for attempt in dict.fromkeys([wanted, "offline"]):
         try:
+            own = WandbRun.of(run_dir)
+            before = last_step(run_dir)
             run = _start(
                 attempt,
                 seconds_to_finish,
                 dir=str(run_dir),
-                project=project,
-                entity=entity,
+                project=own.project or project,
+                entity=own.entity or entity,
                 group=group,
                 tags=list(tags),
                 # The same run goes on after a resume; a moved directory keeps its identity.
-                id=run_id(run_dir),
+                id=own.id,
                 name=run_dir.name,
                 resume="allow",
-                config=config,
+                config=own.config(config),
             )
+            own.project, own.entity = run.project or None, run.entity or None
+            own.write(run_dir)
         except Exception as error:
             reason = str(error).partition("\n")[0]
             _stop()
@@ -221,7 +243,9 @@ def wandb_logger(
             continue
         if not Path(run.dir).is_relative_to(run_dir):
             log.warning("W&B can't write to %s/wandb; its files are in %s", run_dir, run.dir)
-        return WandbLogger(run, run_dir / "metrics.csv", seconds_to_finish)
+        # Online the server knows; what stands in files may not have got there.
+        known = run.starting_step - 1 if attempt == "online" else before
+        return WandbLogger(run, run_dir / "metrics.csv", known, seconds_to_finish)
     log.warning(
         "W&B did not start (%s): the run goes on without it, its values are in metrics.csv", reason
     )
@@ -231,23 +255,16 @@ def wandb_logger(
 def _start(mode: str, seconds_to_finish: float, **settings: Any) -> Any:
     import wandb
 
-    bounded = {"finish_timeout": seconds_to_finish, "finish_timeout_raises": True}
+    wanted = {"finish_timeout": seconds_to_finish, "finish_timeout_raises": True}
+    if in_sweep() and "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL" not in os.environ:
+        wanted["x_file_stream_transmit_interval"] = SECONDS_BETWEEN_UPLOADS
     # Older versions have no such settings, and refuse what they do not know.
-    known: Any = {k: v for k, v in bounded.items() if k in wandb.Settings.model_fields}
+    known: Any = {k: v for k, v in wanted.items() if k in wandb.Settings.model_fields}
     return wandb.init(
         mode=mode,  # type: ignore[arg-type]  # WANDB_MODE holds whatever the user wrote.
         **settings,
         settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS_TO_START, **known),
     )
-
-
-def run_id(run_dir: Path) -> str:
-    """The W&B run id, written into the run directory once; an agent's, where it has started us."""
-    path = run_dir / "wandb" / "run_id.txt"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text((os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)) + "\n")
-    return path.read_text().strip()
 
 
 def _unwritten(folder: Path) -> str | None:
