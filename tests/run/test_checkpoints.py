@@ -26,7 +26,7 @@ class Trainer(SimpleNamespace):
         self.steps_an_epoch = steps_an_epoch
         self.strategy = SimpleNamespace(reduce_boolean_decision=lambda value, all: value)
 
-    def save_checkpoint(self, path: Path) -> None:
+    def save_checkpoint(self, path: Path, weights_only: bool) -> None:
         self.saved.append((self.global_step, path.name))
         path.parent.mkdir(exist_ok=True)
         path.write_text("")

@@ -88,7 +88,7 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Save the best."""
         if not trainer.fast_dev_run and self._improved(trainer):  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self.folder / BEST)
+            trainer.save_checkpoint(self.folder / BEST, weights_only=False)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Save what is due, and the end of the training in any case; stop when asked to.
@@ -120,7 +120,7 @@ class Checkpoints(Checkpoint):
         return int(cast(torch.Tensor, trainer.strategy.reduce(mine, reduce_op="max")))
 
     def _save_last(self, trainer: lightning.Trainer) -> None:
-        trainer.save_checkpoint(self.folder / LAST)
+        trainer.save_checkpoint(self.folder / LAST, weights_only=False)
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
 
     def _improved(self, trainer: lightning.Trainer) -> bool:
