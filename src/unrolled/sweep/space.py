@@ -1,0 +1,318 @@
+"""A sweep file in W&B's own format, read and checked by itself: the space that is searched.
+
+The keys are those of the JSON schema of W&B's sweep engine (`sweeps`, `config/schema.json`), where
+unknown keys are refused, too.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+import unrolled
+from unrolled.errors import UserError, did_you_mean
+from unrolled.sweep.distributions import KINDS, Constant, Parameter, inferred
+
+Values = dict[str, Any]
+"""The values of a trial by their dotted keys."""
+
+PROGRAM = "train.py"
+ARGUMENTS = "${args_no_hyphens}"
+"""W&B's macro for `key=value`, the only form that train.py takes."""
+
+_MACROS = ("${env}", "${interpreter}", "${program}", ARGUMENTS)
+_COMMAND = ["${env}", "${interpreter}", "${program}", ARGUMENTS]
+
+
+class Metric(BaseModel):
+    """What is to become small or large."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    goal: Literal["minimize", "maximize"] = "minimize"
+    target: float | None = None
+    impute: Literal["latest", "best", "worst"] = "worst"
+    impute_while_running: Literal["latest", "best", "worst", "false"] = "false"
+
+
+class EarlyTerminate(BaseModel):
+    """When W&B's hyperband stops a trial; see `hyperband`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["hyperband"]
+    min_iter: Annotated[int, Field(ge=1)] | None = None
+    max_iter: Annotated[int, Field(ge=1)] | None = None
+    s: Annotated[int, Field(ge=1)] | None = None
+    eta: Annotated[float, Field(gt=1)] = 3.0
+    strict: bool = False
+
+    @model_validator(mode="after")
+    def _says_when(self) -> EarlyTerminate:
+        if self.min_iter is None and (self.max_iter is None or self.s is None):
+            raise ValueError("give min_iter, or max_iter and s")
+        return self
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    program: str
+    method: Literal["grid", "random", "bayes"]
+    parameters: Annotated[dict[str, Any], Field(min_length=1)]
+    metric: Metric
+    early_terminate: EarlyTerminate | None = None
+    command: list[Any] = _COMMAND
+    run_cap: Annotated[int, Field(ge=1)] | None = None
+    name: str | None = None
+    description: str | None = None
+    project: str | None = None
+    entity: str | None = None
+    apiVersion: str | None = None  # noqa: N815 - W&B's own name.
+    kind: Literal["sweep"] | None = None
+    controller: dict[str, Any] | None = None
+
+
+class Sweep:
+    """A search space, the metric, and how trials are started.
+
+    Args:
+        path: The file, for messages.
+        content: What it says.
+
+    Raises:
+        UserError: With every problem that was found.
+    """
+
+    def __init__(self, path: Path, content: Any) -> None:
+        self.path = path
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: not a sweep; it needs method, metric and parameters")
+        problems = []
+        try:
+            file = _File.model_validate(content)
+        except ValidationError as error:
+            problems += [f"{path}: {text}" for text in _explain(error, content)]
+        self.parameters, wrong = read_parameters(content.get("parameters") or {})
+        problems += [f"{path}: {text}" for text in wrong]
+        if problems:
+            raise UserError(*problems)
+        self.method = file.method
+        self.metric = file.metric
+        self.early_terminate = file.early_terminate
+        self.run_cap = file.run_cap
+        self.name = file.name or path.stem
+        self.command = [str(part) for part in file.command]
+        self._check_program(file.program)
+        self._check_method()
+
+    @property
+    def searched(self) -> dict[str, Parameter]:
+        """The parameters of which there is more than one value."""
+        return {k: p for k, p in self.parameters.items() if not isinstance(p, Constant)}
+
+    @property
+    def num_points(self) -> float:
+        """How many combinations there are; infinite where a parameter is continuous."""
+        sizes = [p.grid() for p in self.parameters.values()]
+        return math.prod(math.inf if grid is None else len(grid) for grid in sizes)
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether one value of the metric is better than another."""
+        return value < than if self.metric.goal == "minimize" else value > than
+
+    def best(self, values: list[float]) -> float:
+        """The best of some values."""
+        return min(values) if self.metric.goal == "minimize" else max(values)
+
+    def arguments(self, values: Values) -> list[str]:
+        """What follows `train.py` in the command of a trial."""
+        typed = [f"{key}={as_typed(value)}" for key, value in values.items()]
+        start = self.command.index("${program}") + 1 if "${program}" in self.command else 0
+        arguments: list[str] = []
+        for part in self.command[start:]:
+            arguments += typed if part == ARGUMENTS else [part]
+        return arguments
+
+    def _check_program(self, program: str) -> None:
+        if Path(program).name != PROGRAM:
+            raise UserError(
+                f"{self.path}: program: {program}: trials are runs of {PROGRAM}, or of nothing "
+                f"that `unrolled` knows; program: {PROGRAM}"
+            )
+        if ARGUMENTS not in self.command:
+            macros = [part for part in self.command if part.startswith("${args")]
+            raise UserError(
+                f"{self.path}: command: {' '.join(macros) or 'no arguments'}: {PROGRAM} takes "
+                f"key=value, without hyphens: {ARGUMENTS}"
+            )
+        for part in self.command:
+            if part.startswith("${") and part not in _MACROS and not part.startswith("${envvar:"):
+                raise UserError(f"{self.path}: command: {part}: {did_you_mean(part, _MACROS)}")
+
+    def _check_method(self) -> None:
+        if self.method != "grid":
+            return
+        for key, parameter in self.parameters.items():
+            if parameter.grid() is None:
+                kind = parameter.model_dump()["distribution"]
+                raise UserError(
+                    f"{self.path}: parameters.{key}: a grid over {kind} has no end; list its "
+                    "values, take q_uniform or int_uniform, or method: random"
+                )
+
+
+def find_sweep_file(path: Path) -> Path:
+    """The file, or the one of this name that comes with the package.
+
+    Raises:
+        UserError: When there is none.
+    """
+    if path.is_file():
+        return path
+    package = Path(unrolled.__file__).parent
+    own = package / "sweeps" if (package / "sweeps").is_dir() else package.parents[1] / "sweeps"
+    if (own / path.name).is_file() and path.parent in (Path("sweeps"), Path()):
+        return own / path.name
+    names = [str(Path("sweeps") / file.name) for file in own.glob("*.yaml")]
+    raise UserError(f"{path}: no such sweep file; {did_you_mean(str(path), names)}")
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a sweep file.
+
+    Raises:
+        UserError: With every problem that was found.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(
+            f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"
+        ) from error
+    return Sweep(path, content)
+
+
+def read_parameters(node: Any, above: str = "") -> tuple[dict[str, Parameter], list[str]]:
+    """Parameters by their dotted keys, nested ones too, and what is wrong with them."""
+    if not isinstance(node, dict):
+        return {}, [f"parameters{above}: a list of names is wanted, each with its values"]
+    found: dict[str, Parameter] = {}
+    problems: list[str] = []
+    for name, fields in node.items():
+        key = f"{above}.{name}" if above else str(name)
+        if isinstance(fields, dict) and "parameters" in fields:
+            if set(fields) != {"parameters"}:
+                further = next(k for k in fields if k != "parameters")
+                problems.append(f"parameters.{key}: '{further}' beside nested parameters")
+            inner, wrong = read_parameters(fields["parameters"], key)
+            problems += wrong
+        else:
+            inner = {}
+            try:
+                inner = {key: read_parameter(fields)}
+            except UserError as error:
+                problems += [f"parameters.{key}: {problem}" for problem in error.problems]
+        problems += [f"parameters.{k}: given twice" for k in inner if k in found]
+        found |= inner
+    return found, problems
+
+
+def read_parameter(fields: Any) -> Parameter:
+    """One parameter from its fields.
+
+    Raises:
+        UserError: With every problem, without the parameter's name.
+    """
+    if not isinstance(fields, dict):
+        raise UserError(f"{fields!r}: write value: {fields}, or values: [...], or min: and max:")
+    name = fields.get("distribution") or inferred(fields)
+    if name is None:
+        known = {k for kind in KINDS.values() for k in _fields(kind)} | {"parameters"}
+        unknown = [k for k in fields if k not in known]
+        hint = f"'{unknown[0]}': {did_you_mean(str(unknown[0]), known)}" if unknown else (
+            "it needs value, values, min and max, or a distribution"
+        )  # fmt: skip
+        raise UserError(hint)
+    if name not in KINDS:
+        raise UserError(f"distribution: {name}: no such one; {did_you_mean(str(name), KINDS)}")
+    kind = KINDS[name]
+    try:
+        return kind.model_validate({**fields, "distribution": name})
+    except ValidationError as error:
+        known = _fields(kind)
+        raise UserError(*_explain(error, fields, known)) from None
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is typed on the command line, so that Hydra reads the same."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(as_typed(v) for v in value)}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{k}:{as_typed(v)}' for k, v in value.items())}}}"
+    if isinstance(value, str) and (not value or _is_no_plain_text(value)):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _is_no_plain_text(value: str) -> bool:
+    """Whether Hydra would read a text as something else."""
+    special = any(c in value for c in ",:[]{}()='\"\\ \t")
+    try:
+        float(value)
+    except ValueError:
+        return special or value.lower() in ("true", "false", "null")
+    return True
+
+
+def _fields(kind: type[Parameter]) -> list[str]:
+    return [field.alias or name for name, field in kind.model_fields.items()]
+
+
+def _explain(error: ValidationError, given: dict[str, Any], known: Any = None) -> list[str]:
+    """Pydantic's problems in words, each with its key."""
+    texts = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
+        value = problem.get("input")
+        if kind == "extra_forbidden":
+            above = {"metric": Metric, "early_terminate": EarlyTerminate}.get(
+                str(problem["loc"][0]) if len(problem["loc"]) > 1 else "", _File
+            )
+            names = known or above.model_fields
+            texts.append(f"'{where}' is no key of W&B's; {did_you_mean(where.split('.')[-1], names)}")
+        elif kind == "missing":
+            texts.append(f"'{where}' is missing")
+        elif isinstance(value, str) and _is_number(value):
+            texts.append(
+                f"{where}: {value} is a text in YAML; write it with a point: {float(value):.1e}"
+            )
+        elif kind == "literal_error":
+            expected = str(problem.get("ctx", {}).get("expected", "")).replace("'", "")
+            names = expected.replace(" or ", ", ").split(", ")
+            texts.append(f"{where}: {value}: {did_you_mean(str(value), names)}")
+        else:
+            shown = f"{where}: {value!r}: " if where else ""
+            texts.append(f"{shown}{message.replace('Input should', 'it must')}")
+    return texts
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
