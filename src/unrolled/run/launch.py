@@ -50,15 +50,26 @@ def launch(run: RunDirectory) -> int:
     Returns:
         0 finished, 1 failed, 2 a mistake of the user, 130 interrupted.
     """
-    trainer = run.config()["trainer"]
-    process = subprocess.Popen(_command(run, trainer), env=environment(trainer), **_output(run))
+    process = start(run)
     previous = {s: signal.signal(s, _forward(process, s)) for s in interruption.SIGNALS}
     try:
         code = process.wait()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return _settle(run, code)
+    return settle(run, code)
+
+
+def start(run: RunDirectory, **options: Any) -> subprocess.Popen[bytes]:
+    """Start the work of a run, which goes on from the run's checkpoint where there is one.
+
+    Args:
+        run: The run directory.
+        **options: Of `subprocess.Popen`.
+    """
+    trainer = run.config()["trainer"]
+    options = {"env": environment(trainer), **_output(run), **options}
+    return subprocess.Popen(_command(run, trainer), **options)
 
 
 def num_processes(trainer: dict[str, Any]) -> int | str:
@@ -123,8 +134,19 @@ def _forward(process: subprocess.Popen[bytes], number: int) -> Any:
     return handler
 
 
-def _settle(run: RunDirectory, code: int) -> int:
-    """The exit code of a run, and a status that is right even when its process was killed."""
+def settle(run: RunDirectory, code: int) -> int:
+    """The exit code of a run, and a status that is right even when its process was killed.
+
+    Args:
+        run: The run directory.
+        code: Of the process that `start` gave.
+
+    Returns:
+        0 finished, 1 failed, 2 a mistake of the user, 130 interrupted.
+
+    Raises:
+        UserError: When another process is working on the run.
+    """
     status = run.status()
     state = status.get("state")
     if code == IN_USE:

@@ -145,9 +145,7 @@ class Categorical(Parameter):
 class CategoricalWithProbabilities(Categorical):
     """One of several values with probabilities, which W&B normalises."""
 
-    distribution: Literal["categorical_w_probabilities"] = (  # type: ignore[assignment]
-        "categorical_w_probabilities"
-    )
+    distribution: Literal["categorical_w_probabilities"]  # type: ignore[assignment]
     probabilities: Annotated[list[NonNegativeNumber], Field(min_length=1)]
 
     def weights(self) -> list[float]:
@@ -222,7 +220,7 @@ class Continuous(Parameter):
 
     def value(self, raw: Any) -> float | int:
         """Rounded where there is a `q`: a whole number where that is one."""
-        q = getattr(self, "q", None)
+        q: float | None = getattr(self, "q", None)
         if q is None:
             return float(raw)
         if float(q).is_integer():

@@ -108,6 +108,7 @@ class Sweep:
         self.run_cap = file.run_cap
         self.name = file.name or path.stem
         self.command = [str(part) for part in file.command]
+        self.extra: list[str] = []
         self._check_program(file.program)
         self._check_method()
 
@@ -134,7 +135,7 @@ class Sweep:
         """What follows `train.py` in the command of a trial."""
         typed = [f"{key}={as_typed(value)}" for key, value in values.items()]
         start = self.command.index("${program}") + 1 if "${program}" in self.command else 0
-        arguments: list[str] = []
+        arguments = list(self.extra)
         for part in self.command[start:]:
             arguments += typed if part == ARGUMENTS else [part]
         return arguments
@@ -235,9 +236,9 @@ def read_parameter(fields: Any) -> Parameter:
         raise UserError(f"{fields!r}: write value: {fields}, or values: [...], or min: and max:")
     name = fields.get("distribution") or inferred(fields)
     if name is None:
-        known = {k for kind in KINDS.values() for k in _fields(kind)} | {"parameters"}
-        unknown = [k for k in fields if k not in known]
-        hint = f"'{unknown[0]}': {did_you_mean(str(unknown[0]), known)}" if unknown else (
+        names = {k for kind in KINDS.values() for k in _fields(kind)} | {"parameters"}
+        unknown = [k for k in fields if k not in names]
+        hint = f"'{unknown[0]}': {did_you_mean(str(unknown[0]), names)}" if unknown else (
             "it needs value, values, min and max, or a distribution"
         )  # fmt: skip
         raise UserError(hint)
@@ -289,11 +290,13 @@ def _explain(error: ValidationError, given: dict[str, Any], known: Any = None) -
         kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
         value = problem.get("input")
         if kind == "extra_forbidden":
-            above = {"metric": Metric, "early_terminate": EarlyTerminate}.get(
+            above: type[BaseModel] = {"metric": Metric, "early_terminate": EarlyTerminate}.get(
                 str(problem["loc"][0]) if len(problem["loc"]) > 1 else "", _File
             )
             names = known or above.model_fields
-            texts.append(f"'{where}' is no key of W&B's; {did_you_mean(where.split('.')[-1], names)}")
+            texts.append(
+                f"'{where}' is no key of W&B's; {did_you_mean(where.split('.')[-1], names)}"
+            )
         elif kind == "missing":
             texts.append(f"'{where}' is missing")
         elif isinstance(value, str) and _is_number(value):
