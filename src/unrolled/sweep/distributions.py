@@ -224,7 +224,7 @@ class Continuous(Parameter):
         if q is None:
             return float(raw)
         if float(q).is_integer():
-            return round(raw / q) * int(q)
+            return round(float(raw) / q) * int(q)
         # 3 * 0.1 is 0.30000000000000004, which nobody wants to type again.
         return float(f"{round(raw / q) * q:.12g}")
 

@@ -7,6 +7,7 @@ unknown keys are refused, too.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -263,7 +264,9 @@ def as_typed(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{k}:{as_typed(v)}' for k, v in value.items())}}}"
     if isinstance(value, str) and (not value or _is_no_plain_text(value)):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        # A backslash is one by itself, except before a quotation mark.
+        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+        escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
         return f"'{escaped}'"
     return repr(value) if isinstance(value, float) else str(value)
 
@@ -290,7 +293,7 @@ def _explain(error: ValidationError, given: dict[str, Any], known: Any = None) -
         kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
         value = problem.get("input")
         if kind == "extra_forbidden":
-            above: type[BaseModel] = {"metric": Metric, "early_terminate": EarlyTerminate}.get(
+            above: Any = {"metric": Metric, "early_terminate": EarlyTerminate}.get(
                 str(problem["loc"][0]) if len(problem["loc"]) > 1 else "", _File
             )
             names = known or above.model_fields
