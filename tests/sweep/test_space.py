@@ -33,7 +33,11 @@ def test_nested_parameters_become_dotted_keys() -> None:
         "optimizer": {"parameters": {"lr": {"min": 0.1, "max": 1.0}}},
         "model.hidden_size": {"values": [8, 16]},
     }
-    assert list(sweep(parameters=nested).parameters) == ["optimizer.lr", "model.hidden_size"]
+    space = sweep(parameters=nested)
+    assert list(space.parameters) == ["optimizer.lr", "model.hidden_size"]
+    # `wandb agent` would type optimizer={'lr': 0.5}.
+    assert [note.partition(":")[0] for note in space.notes] == ["parameters.optimizer"]
+    assert "write dotted keys, optimizer.lr" in space.notes[0]
 
 
 @given(

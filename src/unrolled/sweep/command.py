@@ -69,7 +69,8 @@ def check_file(arguments: list[str]) -> str:
     sweep.extra = extra
     checked = check_sweep(sweep)
     which = "all corners" if checked.all_of_them else f"{checked.corners} of {num_corners(sweep)}"
-    return (
+    told = (
         f"{file}: {len(sweep.searched)} parameters, {which} of the space composed, "
         f"{sweep.metric.name} is logged"
     )
+    return "\n".join([told, *(f"{file}: note: {note}" for note in sweep.notes)])

@@ -73,6 +73,10 @@ class Engine:
                 "stopped; the same command goes on"
             )
             return INTERRUPTED
+        if not self.ledger.is_over():
+            shown = show_path(self.folder)
+            self.console.print(f"the workers have died; {shown}/workers.log says why")
+            return FAILED
         return sum_up(self.folder, self.ledger, self.console)
 
     def _wait(self, tell: Callable[[list[Trial]], None]) -> None:
@@ -130,6 +134,7 @@ def show_status(folder: SweepFolder) -> None:
     histories = Histories(folder.path, folder.sweep.metric.name)
     rows = show.ordered(folder.sweep, trials)[: show.MOST_ROWS]
     console.print(show.trials_table(folder.sweep, rows, histories))
+    _print_errors(console, trials)
 
 
 def sum_up(folder: SweepFolder, ledger: Ledger, console: Console) -> int:
@@ -138,6 +143,7 @@ def sum_up(folder: SweepFolder, ledger: Ledger, console: Console) -> int:
     best_first = show.ordered(sweep, trials)
     console.print(show.headline(sweep, trials, ledger.wanted))
     console.print(show.trials_table(sweep, best_first[: show.MOST_ROWS]))
+    _print_errors(console, trials)
     place = folder.path / summary.FOLDER
     place.mkdir(exist_ok=True)
     summary.write_table(sweep, best_first, place / "trials.csv")
@@ -158,6 +164,11 @@ def sum_up(folder: SweepFolder, ledger: Ledger, console: Console) -> int:
     shown = show_path(folder)
     console.print(f"{shown}/{best.id}, tables{' and plots' if files else ''} in {shown}/summary")
     return FINISHED
+
+
+def _print_errors(console: Console, trials: list[Trial]) -> None:
+    for told in show.errors(trials):
+        console.print(told, markup=False)
 
 
 def show_path(folder: SweepFolder) -> str:

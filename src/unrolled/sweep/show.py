@@ -19,6 +19,8 @@ from unrolled.sweep.space import Sweep
 MOST_ROWS = 40
 MOST_LIVE = 5
 """Rows of the best trials while the sweep runs."""
+LONGEST_ERROR = 160
+"""Characters of an error; the rest is in the trial's status.json."""
 
 
 def headline(sweep: Sweep, trials: list[Trial], wanted: int) -> str:
@@ -62,19 +64,30 @@ def trials_table(sweep: Sweep, trials: list[Trial], histories: Histories | None 
     table.add_column("state", no_wrap=True)
     table.add_column(sweep.metric.name, justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    for key in searched:
-        table.add_column(key, overflow="fold")
-    failed = any(trial.error for trial in trials)
-    if failed:
-        table.add_column("error", overflow="fold")
+    for name in short_names(searched):
+        table.add_column(name, overflow="fold")
     for trial in trials:
         value = trial.value
         if value is None and histories is not None and (seen := histories.of(trial.id)):
             value = seen[-1]
-        error = [(trial.error or "").partition("\n")[0]] if failed else []
         cells = [shown(trial.values.get(key)) for key in searched]
-        table.add_row(trial.id, trial.state, number(value), duration(trial.seconds), *cells, *error)
+        table.add_row(trial.id, trial.state, number(value), duration(trial.seconds), *cells)
     return table
+
+
+def short_names(keys: list[str]) -> list[str]:
+    """The last part of each key, where no other key has the same."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
+
+
+def errors(trials: list[Trial]) -> list[str]:
+    """A line for each failed trial, with the first of its error's lines."""
+    return [
+        f"{trial.id} failed: {(trial.error or '').partition(chr(10))[0][:LONGEST_ERROR]}"
+        for trial in trials
+        if trial.state == "failed"
+    ]
 
 
 def live(sweep: Sweep, trials: list[Trial], wanted: int, histories: Histories) -> Stacked:
@@ -92,7 +105,7 @@ def line(sweep: Sweep, trial: Trial) -> str:
     told = {
         "finished": f"{sweep.metric.name} {number(trial.value)}",
         "pruned": f"{sweep.metric.name} {number(trial.value)}",
-        "failed": (trial.error or "").partition("\n")[0],
+        "failed": (trial.error or "").partition("\n")[0][:LONGEST_ERROR],
     }.get(trial.state, "")
     return f"{trial.id} {trial.state}{' ' if told else ''}{told}  {values}"
 
@@ -103,8 +116,8 @@ def groups_table(sweep: Sweep, groups: list[Group]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for header in (f"mean {sweep.metric.name}", "deviation", "95 % interval", "repeats"):
         table.add_column(header, justify="right")
-    for key in searched:
-        table.add_column(key, overflow="fold")
+    for name in short_names(searched):
+        table.add_column(name, overflow="fold")
     for group in groups[:MOST_ROWS]:
         half = group.interval
         interval = "-" if half is None else (

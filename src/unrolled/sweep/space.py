@@ -110,6 +110,7 @@ class Sweep:
         self.name = file.name or path.stem
         self.command = [str(part) for part in file.command]
         self.extra: list[str] = []
+        self.notes = _of_wandb_only(content["parameters"])
         self._check_program(file.program)
         self._check_method()
 
@@ -251,6 +252,22 @@ def read_parameter(fields: Any) -> Parameter:
     except ValidationError as error:
         known = _fields(kind)
         raise UserError(*_explain(error, fields, known)) from None
+
+
+def _of_wandb_only(parameters: dict[str, Any]) -> list[str]:
+    """What this engine understands, and W&B's agent hands to train.py in a way that it does not."""
+    notes = []
+    for key, fields in parameters.items():
+        if "parameters" in fields:
+            notes.append(
+                f"parameters.{key}: W&B's agent hands nested parameters on as one argument; for "
+                f"`wandb agent` write dotted keys, {key}.{next(iter(fields['parameters']))}"
+            )
+        elif None in [fields.get("value", ""), *(fields.get("values") or [])]:
+            notes.append(
+                f"parameters.{key}: W&B's agent writes null as None, which is a text to train.py"
+            )
+    return notes
 
 
 def as_typed(value: Any) -> str:

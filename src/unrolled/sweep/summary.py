@@ -12,13 +12,14 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
+from unrolled.report.sweep_plots import Column, plot_parallel, plot_slices
 from unrolled.sweep.distributions import Categorical, Continuous
 from unrolled.sweep.ledger import Trial
 from unrolled.sweep.repeats import is_repeat
 from unrolled.sweep.space import Sweep
 
 FOLDER = "summary"
-LEAST_TRIALS = 4
+LEAST_TRIALS = 10
 """Finished trials from which importances are worth anything."""
 
 
@@ -76,43 +77,32 @@ def write_plots(sweep: Sweep, trials: list[Trial], folder: Path) -> list[Path]:
     Returns:
         The files; none where fewer than two trials are finished.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from optuna import visualization as html
-    from optuna.visualization import matplotlib as png
+    # plotly takes half a second to import, and most commands draw nothing.
+    from optuna.visualization import plot_parallel_coordinate, plot_slice
 
     study = study_of_values(sweep, trials)
     if len(study.trials) < 2 or not study.trials[0].params:
         return []
     name = sweep.metric.name
-    files = []
+    maximize = sweep.metric.goal == "maximize"
+    finished = [t for t in trials if t.state == "finished" and t.value is not None]
+    finished.sort(key=lambda trial: trial.number)
+    scores = [trial.value for trial in finished if trial.value is not None]
+    columns = [
+        Column(key, [trial.values[key] for trial in finished], _is_log(sweep, key))
+        for key in study.trials[0].params
+    ]
+    plot_parallel(folder / "parallel_coordinates.png", columns, scores, name, maximize=maximize)
+    plot_slices(folder / "slices.png", columns, scores, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for what, draw, page in (
-            ("parallel_coordinates", png.plot_parallel_coordinate, html.plot_parallel_coordinate),
-            ("slices", png.plot_slice, html.plot_slice),
-        ):
-            axes = draw(study, target_name=name)
-            figure = _figure(axes)
-            if what == "slices":
-                figure.set_size_inches(max(6, 3.2 * len(study.trials[0].params)), 4)
-            figure.savefig(folder / f"{what}.png", dpi=120, bbox_inches="tight")
-            plt.close(figure)
+        for what, draw in (("parallel_coordinates", plot_parallel_coordinate),
+                           ("slices", plot_slice)):  # fmt: skip
             # One plotly.min.js beside the pages, which need no network then.
-            page(study, target_name=name).write_html(
+            draw(study, target_name=name).write_html(
                 folder / f"{what}.html", include_plotlyjs="directory"
             )
-            files += [folder / f"{what}.png", folder / f"{what}.html"]
-    return files
-
-
-def _figure(axes: Any) -> Any:
-    try:
-        return axes.flat[0].figure
-    except AttributeError:
-        return axes.figure
+    return sorted(folder.glob("*.png")) + sorted(folder.glob("*.html"))
 
 
 def _distribution(sweep: Sweep, key: str, seen: list[Any]) -> BaseDistribution | None:
@@ -124,8 +114,13 @@ def _distribution(sweep: Sweep, key: str, seen: list[Any]) -> BaseDistribution |
         return None
     if all(isinstance(value, int) for value in seen):
         return IntDistribution(min(seen), max(seen))
-    log_scale = isinstance(parameter, Continuous) and parameter.is_log and min(seen) > 0
+    log_scale = _is_log(sweep, key) and min(seen) > 0
     return FloatDistribution(float(min(seen)), float(max(seen)), log=log_scale)
+
+
+def _is_log(sweep: Sweep, key: str) -> bool:
+    parameter = sweep.parameters[key]
+    return isinstance(parameter, Continuous) and parameter.is_log
 
 
 def _as_param(sweep: Sweep, key: str, value: Any) -> Any:
