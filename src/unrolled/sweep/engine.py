@@ -56,7 +56,7 @@ class Engine:
         try:
             self._processes = [self._start() for _ in range(self.workers)]
             if self.console.is_terminal:
-                with Live(console=self.console, refresh_per_second=4) as live:
+                with Live(console=self.console, refresh_per_second=4, transient=True) as live:
                     self._wait(lambda trials: live.update(self._live(trials)))
             else:
                 self._wait(self._tell)
