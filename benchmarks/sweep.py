@@ -1,9 +1,9 @@
 """What a trial costs beside its training: `python benchmarks/sweep.py [TRIALS]`.
 
-One worker runs small bitcount trials. The best of the trials is told (other processes on the machine
-only make it longer), and the median: from the claim in the ledger to the start of the process
-(composing, run directory), from there to the first step (imports, data, model), and from the end of
-the run to the claim of the next trial.
+One worker runs small bitcount trials. The best of the trials is told (other processes on the
+machine only make it longer), and the median: from the claim in the ledger to the start of the
+process (composing, run directory), from there to the first step (imports, data, model), and from
+the end of the run to the claim of the next trial.
 """
 
 from __future__ import annotations

@@ -200,5 +200,7 @@ def test_any_storage_of_optuna_will_do(tmp_path: Path) -> None:
         book.finish(claim.trial, 1.0, [1.5, 1.0])
     assert [t.state for t in ledger(tmp_path, trials=2, storage=url).trials()] == ["finished"] * 2
     assert not (tmp_path / "journal.log").exists()
+    with pytest.raises(UserError, match="has the trials of another space"):
+        ledger(tmp_path, sweep("bayes"), storage=url)
     with pytest.raises(UserError, match="--storage nonsense://x: "):
         open_storage(tmp_path, "nonsense://x")

@@ -115,7 +115,7 @@ def open_sweep(
     if (folder / PLAN).is_file():
         there = SweepFolder(folder)
         before = there.plan.model_dump()
-        if _space(there.sweep) != _space(sweep):
+        if there.sweep.identity != sweep.identity:
             raise UserError(
                 f"{folder} has the trials of another space than {path}; "
                 "give this one a folder of its own: --name"
@@ -152,12 +152,6 @@ def trial_id(config: dict[str, Any]) -> str:
     limits = [trainer.get(key) for key in ("max_steps", "max_epochs", "max_time")]
     text = json.dumps([identity(config), limits])
     return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def _space(sweep: Sweep) -> str:
-    parameters = {key: p.model_dump() for key, p in sweep.parameters.items()}
-    rule = sweep.early_terminate
-    return repr((parameters, sweep.method, sweep.metric, rule, sweep.command))
 
 
 def _write(path: Path, text: str) -> None:

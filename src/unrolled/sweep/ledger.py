@@ -39,6 +39,8 @@ _STATES: dict[TrialState, State] = {
 MOST_DUPLICATES = 50
 """Points in a row that were tried before: after so many the next untried one is taken, or, where
 the space has no end, the search is over."""
+SPACE = "space"
+"""The entry of a study with the identity of what is searched."""
 NOTE = "unrolled"
 """The entry of a trial with its id, its values and its start."""
 
@@ -96,6 +98,9 @@ class Ledger:
         seed: Of the points.
         sampler: Of `bayes`.
         storage: An Optuna storage URL; None for a journal file in the folder.
+
+    Raises:
+        UserError: When the storage can't be opened, or has another sweep of this name.
     """
 
     def __init__(
@@ -123,6 +128,14 @@ class Ledger:
                 direction=sweep.metric.goal,
                 load_if_exists=True,
             )
+            known = self.study.user_attrs.get(SPACE)
+            if known is None:
+                self.study.set_user_attr(SPACE, sweep.identity)
+            elif known != sweep.identity:
+                raise UserError(
+                    f"{storage or folder}: the study '{folder.name}' has the trials of another "
+                    "space; take another --name"
+                )
         self._id = self.study._study_id
 
     def trials(self) -> list[Trial]:

@@ -6,6 +6,7 @@ unknown keys are refused, too.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from pathlib import Path
@@ -124,6 +125,13 @@ class Sweep:
         """How many combinations there are; infinite where a parameter is continuous."""
         sizes = [p.grid() for p in self.parameters.values()]
         return math.prod(math.inf if grid is None else len(grid) for grid in sizes)
+
+    @property
+    def identity(self) -> str:
+        """A hash of what is searched, how, and by what measure."""
+        parameters = {key: p.model_dump() for key, p in self.parameters.items()}
+        text = repr((parameters, self.method, self.metric, self.early_terminate, self.command))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def better(self, value: float, than: float) -> bool:
         """Whether one value of the metric is better than another."""

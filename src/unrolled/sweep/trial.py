@@ -33,6 +33,8 @@ TO_SAVE = 30.0
 Ended = Literal["by itself", "stopped", "too long", "lost", "pruned"]
 
 _PR_SET_PDEATHSIG = 1
+# Loaded here, not between fork and exec.
+_LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class TrialProcess:
@@ -203,5 +205,4 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _die_with_parent() -> None:
     """Have the kernel send SIGTERM when the worker dies, so that no trial runs without one."""
-    library: Any = ctypes.CDLL(None)
-    library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
