@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.errors import UserError
-from unrolled.sweep.distributions import KINDS, Categorical, Continuous
-from unrolled.sweep.space import read_parameter
+from unrolled.sweep.continuous import Continuous
+from unrolled.sweep.distributions import Categorical
+from unrolled.sweep.read_parameters import KINDS, read_parameter
 
 SUPPORTS: dict[str, tuple[dict[str, Any], tuple[float, float]]] = {
     "uniform": ({"min": -1, "max": 2.5}, (-1, 2.5)),

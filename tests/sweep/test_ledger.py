@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from unrolled.errors import UserError
-from unrolled.sweep.ledger import Ledger, open_storage
+from unrolled.sweep.ledger import Ledger
 from unrolled.sweep.points import STARTUP, text_of
 from unrolled.sweep.space import Sweep, Values
+from unrolled.sweep.storage import open_storage
 
 PARAMETERS: dict[str, Any] = {
     "task": {"value": "bitcount"},

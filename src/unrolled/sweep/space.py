@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 import unrolled
 from unrolled.errors import UserError, did_you_mean
-from unrolled.sweep.distributions import KINDS, Constant, Parameter, inferred
+from unrolled.sweep.distributions import Constant, Parameter
+from unrolled.sweep.read_parameters import explain, read_parameters
 
 Values = dict[str, Any]
 """The values of a trial by their dotted keys."""
@@ -80,6 +81,12 @@ class _File(BaseModel):
     controller: dict[str, Any] | None = None
 
 
+def _known(above: str) -> list[str]:
+    """The keys below one."""
+    models: dict[str, type[BaseModel]] = {"metric": Metric, "early_terminate": EarlyTerminate}
+    return list(models.get(above, _File).model_fields)
+
+
 class Sweep:
     """A search space, the metric, and how trials are started.
 
@@ -99,7 +106,7 @@ class Sweep:
         try:
             file = _File.model_validate(content)
         except ValidationError as error:
-            problems += [f"{path}: {text}" for text in _explain(error, content)]
+            problems += [f"{path}: {text}" for text in explain(error, _known)]
         self.parameters, wrong = read_parameters(content.get("parameters") or {})
         problems += [f"{path}: {text}" for text in wrong]
         if problems:
@@ -211,57 +218,6 @@ def read_sweep(path: Path) -> Sweep:
     return Sweep(path, content)
 
 
-def read_parameters(node: Any, above: str = "") -> tuple[dict[str, Parameter], list[str]]:
-    """Parameters by their dotted keys, nested ones too, and what is wrong with them."""
-    if not isinstance(node, dict):
-        return {}, [f"parameters{above}: a list of names is wanted, each with its values"]
-    found: dict[str, Parameter] = {}
-    problems: list[str] = []
-    for name, fields in node.items():
-        key = f"{above}.{name}" if above else str(name)
-        if isinstance(fields, dict) and "parameters" in fields:
-            if set(fields) != {"parameters"}:
-                further = next(k for k in fields if k != "parameters")
-                problems.append(f"parameters.{key}: '{further}' beside nested parameters")
-            inner, wrong = read_parameters(fields["parameters"], key)
-            problems += wrong
-        else:
-            inner = {}
-            try:
-                inner = {key: read_parameter(fields)}
-            except UserError as error:
-                problems += [f"parameters.{key}: {problem}" for problem in error.problems]
-        problems += [f"parameters.{k}: given twice" for k in inner if k in found]
-        found |= inner
-    return found, problems
-
-
-def read_parameter(fields: Any) -> Parameter:
-    """One parameter from its fields.
-
-    Raises:
-        UserError: With every problem, without the parameter's name.
-    """
-    if not isinstance(fields, dict):
-        raise UserError(f"{fields!r}: write value: {fields}, or values: [...], or min: and max:")
-    name = fields.get("distribution") or inferred(fields)
-    if name is None:
-        names = {k for kind in KINDS.values() for k in _fields(kind)} | {"parameters"}
-        unknown = [k for k in fields if k not in names]
-        hint = f"'{unknown[0]}': {did_you_mean(str(unknown[0]), names)}" if unknown else (
-            "it needs value, values, min and max, or a distribution"
-        )  # fmt: skip
-        raise UserError(hint)
-    if name not in KINDS:
-        raise UserError(f"distribution: {name}: no such one; {did_you_mean(str(name), KINDS)}")
-    kind = KINDS[name]
-    try:
-        return kind.model_validate({**fields, "distribution": name})
-    except ValidationError as error:
-        known = _fields(kind)
-        raise UserError(*_explain(error, fields, known)) from None
-
-
 def _of_wandb_only(parameters: dict[str, Any]) -> list[str]:
     """What this engine understands, and W&B's agent hands to train.py in a way that it does not."""
     notes = []
@@ -303,47 +259,4 @@ def _is_no_plain_text(value: str) -> bool:
         float(value)
     except ValueError:
         return special or value.lower() in ("true", "false", "null")
-    return True
-
-
-def _fields(kind: type[Parameter]) -> list[str]:
-    return [field.alias or name for name, field in kind.model_fields.items()]
-
-
-def _explain(error: ValidationError, given: dict[str, Any], known: Any = None) -> list[str]:
-    """Pydantic's problems in words, each with its key."""
-    texts = []
-    for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"])
-        kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
-        value = problem.get("input")
-        if kind == "extra_forbidden":
-            above: Any = {"metric": Metric, "early_terminate": EarlyTerminate}.get(
-                str(problem["loc"][0]) if len(problem["loc"]) > 1 else "", _File
-            )
-            names = known or above.model_fields
-            texts.append(
-                f"'{where}' is no key of W&B's; {did_you_mean(where.split('.')[-1], names)}"
-            )
-        elif kind == "missing":
-            texts.append(f"'{where}' is missing")
-        elif isinstance(value, str) and _is_number(value):
-            texts.append(
-                f"{where}: {value} is a text in YAML; write it with a point: {float(value):.1e}"
-            )
-        elif kind == "literal_error":
-            expected = str(problem.get("ctx", {}).get("expected", "")).replace("'", "")
-            names = expected.replace(" or ", ", ").split(", ")
-            texts.append(f"{where}: {value}: {did_you_mean(str(value), names)}")
-        else:
-            shown = f"{where}: {value!r}: " if where else ""
-            texts.append(f"{shown}{message.replace('Input should', 'it must')}")
-    return texts
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
     return True
