@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,8 +66,11 @@ def work(
     """Let a script do the work of the next trial; what the ledger says then."""
     claim = claimed(ledger)
 
-    def start(run: RunDirectory, **popen: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", HEAD + script], cwd=run.path, **popen)
+    def start(
+        run: RunDirectory, variables: dict[str, str], **popen: Any
+    ) -> subprocess.Popen[bytes]:
+        arguments = [sys.executable, "-c", HEAD + script]
+        return subprocess.Popen(arguments, cwd=run.path, env={**os.environ, **variables}, **popen)
 
     monkeypatch.setattr(trial_module, "start", start)
     stop = options.get("asked_to_stop", lambda: False)

@@ -60,16 +60,19 @@ def launch(run: RunDirectory) -> int:
     return settle(run, code)
 
 
-def start(run: RunDirectory, **options: Any) -> subprocess.Popen[bytes]:
+def start(
+    run: RunDirectory, variables: dict[str, str] | None = None, **options: Any
+) -> subprocess.Popen[bytes]:
     """Start the work of a run, which goes on from the run's checkpoint where there is one.
 
     Args:
         run: The run directory.
+        variables: Further environment variables.
         **options: Of `subprocess.Popen`.
     """
     trainer = run.config()["trainer"]
-    options = {"env": environment(trainer), **_output(run), **options}
-    return subprocess.Popen(_command(run, trainer), **options)
+    env = environment(trainer) | (variables or {})
+    return subprocess.Popen(_command(run, trainer), env=env, **{**_output(run), **options})
 
 
 def num_processes(trainer: dict[str, Any]) -> int | str:

@@ -40,7 +40,7 @@ class Engine:
         self.sweep = folder.sweep
         self.ledger: Ledger = folder.ledger()
         self.workers = workers
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = make_console()
         self.histories = Histories(folder.path, folder.sweep.metric.name)
         self.interrupted = False
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -129,12 +129,18 @@ class Engine:
 def show_status(folder: SweepFolder) -> None:
     """How far a sweep is."""
     trials = folder.ledger().trials()
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     console.print(show.headline(folder.sweep, trials, folder.plan.trials))
     histories = Histories(folder.path, folder.sweep.metric.name)
     rows = show.ordered(folder.sweep, trials)[: show.MOST_ROWS]
     console.print(show.trials_table(folder.sweep, rows, histories))
     _print_errors(console, trials)
+
+
+def make_console() -> Console:
+    """The terminal, or wide lines for a file."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
 
 
 def sum_up(folder: SweepFolder, ledger: Ledger, console: Console) -> int:

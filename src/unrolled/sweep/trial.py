@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from unrolled.errors import UserError
 from unrolled.run.directory import RunDirectory
-from unrolled.run.launch import environment, prepare_data, settle, start
+from unrolled.run.launch import prepare_data, settle, start
 from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED
 from unrolled.sweep.check import compose_trial
 from unrolled.sweep.devices import Lease
@@ -173,11 +173,10 @@ class TrialProcess:
         return ended != "by itself"
 
     def _start(self, lease: Lease) -> subprocess.Popen[bytes]:
-        variables = {**environment(self.run.config()["trainer"]), **lease.environment()}
         with (self.run.path / "train.log").open("ab") as log:
             return start(
                 self.run,
-                env=variables,
+                lease.environment(),
                 stdin=subprocess.DEVNULL,
                 # The terminal belongs to the sweep's table.
                 stdout=subprocess.DEVNULL,
