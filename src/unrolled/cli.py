@@ -56,7 +56,15 @@ def train_command(context: typer.Context) -> None:
 
 @app.command("check", context_settings=_OVERRIDES)
 def check_command(context: typer.Context) -> None:
-    """Compose and check a config, show it, run nothing: `unrolled check task=bitcount`."""
+    """Compose and check a config, show it, run nothing: `unrolled check task=bitcount`.
+
+    Of a sweep file, `unrolled check sweeps/bitcount.yaml`, every corner of its space.
+    """
+    if any(a.endswith((".yaml", ".yml")) and "=" not in a for a in context.args):
+        from unrolled.sweep.command import check_file
+
+        typer.echo(check_file(list(context.args)))
+        return
     import yaml
 
     from unrolled.run.compose import compose
@@ -145,6 +153,46 @@ def predict_command(
         typer.echo(f"{predict(run_dir, input, output):,} predictions in {output}")
     else:
         raise UserError("give --input FILE and --output FILE, or --sequence TEXT")
+
+
+@app.command("sweep")
+def sweep_command(
+    file: Annotated[Path, typer.Argument(help="A sweep file: sweeps/bitcount.yaml.")],
+    workers: Annotated[int, typer.Option(min=1, help="Trials at the same time.")] = 1,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials in all; the file's run_cap, the whole grid, or 20."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The folder, runs/sweeps/NAME; the file's name.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Optuna's storage URL instead of a journal in the folder.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(min=0, help="Seconds that a trial may take.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the points; 0.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Of bayes: tpe, or gp (needs scipy).")] = None,
+    status: Annotated[bool, typer.Option("--status", help="Show how far it is.")] = False,
+    config_dir: Annotated[
+        Path | None, typer.Option(help="A folder of config files of yours.", show_default=False)
+    ] = None,
+    allow: Allow = None,
+) -> None:
+    """Run a sweep, go on with it, or join it: the same command, also while it runs elsewhere.
+
+    The file is W&B's own: `wandb sweep` takes it, too.
+    """
+    from unrolled.sweep.command import run_sweep
+
+    extra = [f"--config-dir={config_dir.absolute()}"] if config_dir else []
+    extra += [f"--allow={package}" for package in allow or []]
+    code = run_sweep(
+        file, workers, trials, name, extra, status=status,
+        storage=storage, time_limit=time_limit, seed=seed, sampler=sampler,
+    )  # fmt: skip
+    raise typer.Exit(code)
 
 
 def _version(wanted: bool) -> None:

@@ -348,22 +348,3 @@ def test_check_imports_no_torch_and_prints_the_whole_config(tmp_path: Path) -> N
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 2
     assert not list(tmp_path.iterdir())
-
-
-def test_sweep_files_name_only_what_exists() -> None:
-    from unrolled.run.compose import compose
-    from unrolled.run.overrides import read_command_line
-
-    for path in (ROOT / "sweeps").glob("*.yaml"):
-        sweep = yaml.safe_load(path.read_text())
-        assert (ROOT / sweep["program"]).is_file()
-        typed = []
-        for key, space in sweep["parameters"].items():
-            values = space.get("values") or [
-                space[k] for k in ("value", "min", "max") if k in space
-            ]
-            typed.append(f"{key}={','.join(map(str, values))}")
-        line = read_command_line(["-m", *typed])
-        for corner in (0, -1):
-            single = [f"{k}={v.split(',')[corner]}" for k, v in line.values.items()]
-            compose(read_command_line(single))

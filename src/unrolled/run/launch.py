@@ -54,10 +54,8 @@ def launch(run: RunDirectory) -> int:
     Returns:
         0 finished, 1 failed, 2 a mistake of the user, 130 interrupted.
     """
-    config = run.config()
-    machine = this_machine(config["trainer"])
-    variables = environment(config["trainer"]) | for_children()
-    process = subprocess.Popen(_command(run, config), env=variables, **_output(run, config))
+    machine = this_machine(run.config()["trainer"])
+    process = start(run)
     previous = {s: signal.signal(s, _forward(process, s)) for s in interruption.SIGNALS}
     try:
         code = process.wait()
@@ -66,7 +64,22 @@ def launch(run: RunDirectory) -> int:
             signal.signal(number, handler)
     if not machine.first:
         return code if code >= 0 else FAILED
-    return _settle(run, code)
+    return settle(run, code)
+
+
+def start(
+    run: RunDirectory, variables: dict[str, str] | None = None, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start the work of a run, which goes on from the run's checkpoint where there is one.
+
+    Args:
+        run: The run directory.
+        variables: Further environment variables.
+        **options: Of `subprocess.Popen`.
+    """
+    config = run.config()
+    env = environment(config["trainer"]) | for_children() | (variables or {})
+    return subprocess.Popen(_command(run, config), env=env, **{**_output(run, config), **options})
 
 
 def num_processes(trainer: dict[str, Any]) -> int | str:
@@ -137,8 +150,19 @@ def _forward(process: subprocess.Popen[bytes], number: int) -> Any:
     return handler
 
 
-def _settle(run: RunDirectory, code: int) -> int:
-    """The exit code of a run, and a status that is right even when its process was killed."""
+def settle(run: RunDirectory, code: int) -> int:
+    """The exit code of a run, and a status that is right even when its process was killed.
+
+    Args:
+        run: The run directory.
+        code: Of the process that `start` gave.
+
+    Returns:
+        0 finished, 1 failed, 2 a mistake of the user, 130 interrupted.
+
+    Raises:
+        UserError: When another process is working on the run.
+    """
     status = run.status()
     state = status.get("state")
     if code == IN_USE:

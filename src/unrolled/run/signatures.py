@@ -67,7 +67,7 @@ def read_signature(target: str) -> Signature:
     Raises:
         UserError: When there is no such module or name.
     """
-    found = _find(target)
+    found = find_object(target)
     signature = _signature_of(found, target)
     return replace(signature, name=found.path, kind=found.kind.value)
 
@@ -84,7 +84,7 @@ def _signature_of(found: griffe.Object, target: str) -> Signature:
     for base in found.bases:
         name = base if isinstance(base, str) else base.canonical_path
         try:
-            return _signature_of(_find(name), target)
+            return _signature_of(find_object(name), target)
         except UserError:
             continue
     return Signature(target, {}, accepts_any=not found.bases)
@@ -104,7 +104,7 @@ def _from_function(function: griffe.Function, target: str, *, skip_self: bool) -
 def _dataclass_fields(cls: griffe.Class) -> dict[str, Parameter]:
     fields: dict[str, Parameter] = {}
     for base in reversed(cls.bases):
-        parent = _find(base if isinstance(base, str) else base.canonical_path)
+        parent = find_object(base if isinstance(base, str) else base.canonical_path)
         if isinstance(parent, griffe.Class):
             fields.update(_dataclass_fields(parent))
     for name, member in cls.members.items():
@@ -163,7 +163,7 @@ class _Names(dict[str, Any]):
             # parse these packages for certainty would take longer than all the rest.
             return typing.Any if name.startswith("_") or name.isupper() else _AnObject
         try:
-            definition = _find(path)
+            definition = find_object(path)
         except UserError:
             return typing.Any
         if isinstance(definition, griffe.Class):
@@ -205,7 +205,12 @@ def _visit(name: str) -> griffe.Module | None:
     return griffe.visit(name, path, path.read_text())
 
 
-def _find(target: str, depth: int = 0) -> griffe.Object:
+def find_object(target: str, depth: int = 0) -> griffe.Object:
+    """What a dotted name leads to, parsed.
+
+    Raises:
+        UserError: When there is no such module or name.
+    """
     parts = target.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         module = _visit(".".join(parts[:cut]))
@@ -222,7 +227,7 @@ def _find(target: str, depth: int = 0) -> griffe.Object:
             if found.is_alias:
                 if depth > 20:
                     raise UserError(f"_target_: {target} refers to itself")
-                found = _find(found.target_path, depth + 1)
+                found = find_object(found.target_path, depth + 1)
         return typing.cast(griffe.Object, found)
     raise UserError(f"_target_: {target}: there is no module '{'.'.join(parts[:-1])}'")
 

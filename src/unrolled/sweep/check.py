@@ -1,0 +1,146 @@
+"""Composing the corners of a space before the first trial, so that trial 40 can't die of a typo."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from unrolled.errors import UserError
+from unrolled.run.compose import Composed, compose
+from unrolled.run.conf import groups, search_path
+from unrolled.run.overrides import read_command_line
+from unrolled.run.targets import allow
+from unrolled.sweep.distributions import Categorical
+from unrolled.sweep.metric_names import require_logged
+from unrolled.sweep.space import Sweep, Values
+
+MOST_CORNERS = 200
+"""Compositions of a check, at some 50 ms each."""
+
+_TYPED = "command line: "
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check has seen.
+
+    Args:
+        corners: How many were composed.
+        all_of_them: Whether the space has no further ones.
+    """
+
+    corners: int
+    all_of_them: bool
+
+
+def check_sweep(sweep: Sweep, most: int = MOST_CORNERS) -> Checked:
+    """Compose the corners of a space and look for its metric among those that the tasks log.
+
+    Raises:
+        UserError: With every problem that was found, each once, with the file, the key and the
+            nearest valid name.
+    """
+    found: dict[str, list[Values]] = {}
+    corners = list(corners_of(sweep, most))
+    metric_of: set[str] = set()
+    for values in corners:
+        try:
+            task = compose_trial(sweep, values).config["task"]
+            key = repr(sorted(task.items(), key=str))
+            if key not in metric_of:
+                metric_of.add(key)
+                require_logged(sweep.metric.name, task, "metric")
+        except UserError as error:
+            for problem in error.problems:
+                found.setdefault(problem.removeprefix(_TYPED), []).append(values)
+    if found:
+        raise UserError(*(
+            f"{sweep.path}: {problem}{_where(sweep, corners, failed)}"
+            for problem, failed in found.items()
+        ))  # fmt: skip
+    return Checked(len(corners), len(corners) == num_corners(sweep))
+
+
+def compose_trial(sweep: Sweep, values: Values) -> Composed:
+    """The complete, checked config of a trial.
+
+    Raises:
+        UserError: With every problem that was found.
+    """
+    line = read_command_line(sweep.arguments(values))
+    allow(line.allowed)
+    return compose(line)
+
+
+def num_corners(sweep: Sweep) -> int:
+    """How many corners a space has."""
+    number = 1
+    for parameter in sweep.parameters.values():
+        number *= len(parameter.ends())
+    return number
+
+
+def corners_of(sweep: Sweep, most: int) -> Iterator[Values]:
+    """All corners, or as many of them, each once.
+
+    Where there are more: every end of every parameter, then every pair of two choices of parts,
+    then corners at random.
+    """
+    ends = {key: parameter.ends() for key, parameter in sweep.parameters.items()}
+    if num_corners(sweep) <= most:
+        for chosen in itertools.product(*ends.values()):
+            yield dict(zip(ends, chosen, strict=True))
+        return
+    seen: set[str] = set()
+    for values in itertools.chain(_single(ends), _pairs(ends, _groups(sweep)), _random(ends)):
+        if len(seen) >= most:
+            return
+        if repr(values) not in seen:
+            seen.add(repr(values))
+            yield values
+
+
+def _groups(sweep: Sweep) -> list[str]:
+    known = groups(search_path(None))
+    chosen = [k for k, p in sweep.parameters.items() if isinstance(p, Categorical)]
+    return [key for key in chosen if key in known]
+
+
+def _single(ends: dict[str, list[Any]]) -> Iterator[Values]:
+    for which in (0, -1):
+        yield {key: values[which] for key, values in ends.items()}
+    first = {key: values[0] for key, values in ends.items()}
+    for key, values in ends.items():
+        for value in values[1:]:
+            yield {**first, key: value}
+
+
+def _pairs(ends: dict[str, list[Any]], chosen: list[str]) -> Iterator[Values]:
+    first = {key: values[0] for key, values in ends.items()}
+    for one, other in itertools.combinations(chosen, 2):
+        for a, b in itertools.product(ends[one], ends[other]):
+            yield {**first, one: a, other: b}
+
+
+def _random(ends: dict[str, list[Any]]) -> Iterator[Values]:
+    rng = random.Random(0)
+    while True:
+        yield {key: rng.choice(values) for key, values in ends.items()}
+
+
+def _where(sweep: Sweep, corners: list[Values], failed: list[Values]) -> str:
+    """The values with which a problem comes, where it is not always there."""
+    if len(failed) == len(corners):
+        return ""
+    same = [
+        key
+        for key in sweep.searched
+        if len({repr(values[key]) for values in failed}) == 1
+        and len({repr(values[key]) for values in corners}) > 1
+    ]
+    return f" (with {', '.join(f'{key}={failed[0][key]}' for key in same)})" if same else (
+        f" (as with {', '.join(f'{key}={failed[0][key]}' for key in sweep.searched)})"
+    )  # fmt: skip

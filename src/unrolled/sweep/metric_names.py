@@ -1,0 +1,141 @@
+"""Which metrics a task logs, read from the source of its class: without torch, in milliseconds.
+
+A task's `metrics` returns a dictionary whose keys are written there: texts, f-strings with the
+task's own arguments (`f"recall@{k}"`), the keys of the class it comes from. What can't be read so
+is a wildcard: no name is refused that might be right.
+"""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import griffe
+
+from unrolled.errors import UserError, did_you_mean
+from unrolled.run.signatures import find_object, read_signature
+
+ANY = "*"
+_LOSS = "loss"
+
+
+def metric_names(task: dict[str, Any]) -> list[str]:
+    """The names of a task's metrics, without the split; with wildcards where they are computed.
+
+    Args:
+        task: The config of the task, with its defaults.
+    """
+    try:
+        cls = find_object(task["_target_"])
+        return [_LOSS, *_of_class(cls, task)]
+    except (UserError, SyntaxError, OSError):
+        return [ANY]
+
+
+def require_logged(metric: str, task: dict[str, Any], where: str) -> None:
+    """Refuse a metric that trials would not log, or that they may not be chosen by.
+
+    Args:
+        metric: With its split: `val/loss`.
+        task: The config of the task.
+        where: For the message.
+
+    Raises:
+        UserError: With the nearest name.
+    """
+    split, _, name = metric.rpartition("/")
+    names = metric_names(task)
+    logged = ["train/loss", *(f"val/{n}" for n in names)]
+    if split == "test" or split.startswith("test"):
+        raise UserError(
+            f"{where}: {metric}: a sweep that looks at the test set has no test left; "
+            f"{did_you_mean(f'val/{name}', logged)}"
+        )
+    if not any(fnmatchcase(metric, _pattern(known)) for known in logged):
+        kind = str(task["_target_"]).rpartition(".")[2]
+        shown = [known for known in logged if ANY not in known]
+        raise UserError(f"{where}: {metric}: {kind} logs no such metric; "
+                        f"{did_you_mean(metric, shown)}")  # fmt: skip
+
+
+def _pattern(name: str) -> str:
+    # Brackets are no wildcards of ours.
+    return name.replace("[", "[[]")
+
+
+def _of_class(cls: griffe.Object, task: dict[str, Any]) -> list[str]:
+    method = cls.members.get("metrics")
+    if isinstance(method, griffe.Function):
+        return _returned(method, cls, task)
+    for base in getattr(cls, "bases", []):
+        path = base if isinstance(base, str) else base.canonical_path
+        try:
+            parent = find_object(path)
+        except UserError:
+            continue
+        if isinstance(parent, griffe.Class):
+            return _of_class(parent, task)
+    return [ANY]
+
+
+def _returned(method: griffe.Function, cls: griffe.Object, task: dict[str, Any]) -> list[str]:
+    path = method.filepath
+    assert isinstance(path, Path)
+    lines = path.read_text().splitlines()[(method.lineno or 1) - 1 : method.endlineno]
+    tree = ast.parse(textwrap.dedent("\n".join(lines)))
+    # `k = self.k`
+    local: dict[str, ast.expr] = {}
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            local[node.targets[0].id] = node.value
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Return):
+            continue
+        if not isinstance(node.value, ast.Dict):
+            return [ANY]
+        for key, value in zip(node.value.keys, node.value.values, strict=True):
+            if key is None:
+                names += _of_parent(value, cls, task)
+            else:
+                names.append(_text(key, local, cls, task))
+    return names
+
+
+def _of_parent(value: ast.expr, cls: griffe.Object, task: dict[str, Any]) -> list[str]:
+    """The keys of `**super().metrics()`."""
+    if ast.unparse(value) != "super().metrics()" or not getattr(cls, "bases", []):
+        return [ANY]
+    base = cls.bases[0]  # type: ignore[attr-defined]
+    parent = find_object(base if isinstance(base, str) else base.canonical_path)
+    return _of_class(parent, task)
+
+
+def _text(
+    node: ast.expr, local: dict[str, ast.expr], cls: griffe.Object, task: dict[str, Any]
+) -> str:
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part, local, cls, task) for part in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return _text(node.value, local, cls, task)
+    if isinstance(node, ast.Name) and node.id in local:
+        return _text(local[node.id], {}, cls, task)
+    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
+        if node.attr in task:
+            return str(task[node.attr])
+        parameter = read_signature(task["_target_"]).parameters.get(node.attr)
+        plain = parameter is not None and isinstance(parameter.default, int | float | str)
+        return str(parameter.default) if parameter and plain else ANY
+    if isinstance(node, ast.Name) and isinstance(cls.parent, griffe.Module):
+        member = cls.parent.members.get(node.id)
+        if member is not None and not member.is_alias and getattr(member, "value", None):
+            try:
+                return str(ast.literal_eval(str(member.value)))  # type: ignore[union-attr]
+            except (ValueError, SyntaxError):
+                return ANY
+    return ANY

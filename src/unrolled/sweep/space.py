@@ -1,0 +1,262 @@
+"""A sweep file in W&B's own format, read and checked by itself: the space that is searched.
+
+The keys are those of the JSON schema of W&B's sweep engine (`sweeps`, `config/schema.json`), where
+unknown keys are refused, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+import unrolled
+from unrolled.errors import UserError, did_you_mean
+from unrolled.sweep.distributions import Constant, Parameter
+from unrolled.sweep.read_parameters import explain, read_parameters
+
+Values = dict[str, Any]
+"""The values of a trial by their dotted keys."""
+
+PROGRAM = "train.py"
+ARGUMENTS = "${args_no_hyphens}"
+"""W&B's macro for `key=value`, the only form that train.py takes."""
+
+_MACROS = ("${env}", "${interpreter}", "${program}", ARGUMENTS)
+_COMMAND = ["${env}", "${interpreter}", "${program}", ARGUMENTS]
+
+
+class Metric(BaseModel):
+    """What is to become small or large."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    goal: Literal["minimize", "maximize"] = "minimize"
+    target: float | None = None
+    impute: Literal["latest", "best", "worst"] = "worst"
+    impute_while_running: Literal["latest", "best", "worst", "false"] = "false"
+
+
+class EarlyTerminate(BaseModel):
+    """When W&B's hyperband stops a trial; see `hyperband`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["hyperband"]
+    min_iter: Annotated[int, Field(ge=1)] | None = None
+    max_iter: Annotated[int, Field(ge=1)] | None = None
+    s: Annotated[int, Field(ge=1)] | None = None
+    eta: Annotated[float, Field(gt=1)] = 3.0
+    strict: bool = False
+
+    @model_validator(mode="after")
+    def _says_when(self) -> EarlyTerminate:
+        if self.min_iter is None and (self.max_iter is None or self.s is None):
+            raise ValueError("give min_iter, or max_iter and s")
+        return self
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    program: str
+    method: Literal["grid", "random", "bayes"]
+    parameters: Annotated[dict[str, Any], Field(min_length=1)]
+    metric: Metric
+    early_terminate: EarlyTerminate | None = None
+    command: list[Any] = _COMMAND
+    run_cap: Annotated[int, Field(ge=1)] | None = None
+    name: str | None = None
+    description: str | None = None
+    project: str | None = None
+    entity: str | None = None
+    apiVersion: str | None = None  # noqa: N815 - W&B's own name.
+    kind: Literal["sweep"] | None = None
+    controller: dict[str, Any] | None = None
+
+
+def _known(above: str) -> list[str]:
+    """The keys below one."""
+    models: dict[str, type[BaseModel]] = {"metric": Metric, "early_terminate": EarlyTerminate}
+    return list(models.get(above, _File).model_fields)
+
+
+class Sweep:
+    """A search space, the metric, and how trials are started.
+
+    Args:
+        path: The file, for messages.
+        content: What it says.
+
+    Raises:
+        UserError: With every problem that was found.
+    """
+
+    def __init__(self, path: Path, content: Any) -> None:
+        self.path = path
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: not a sweep; it needs method, metric and parameters")
+        problems = []
+        try:
+            file = _File.model_validate(content)
+        except ValidationError as error:
+            problems += [f"{path}: {text}" for text in explain(error, _known)]
+        self.parameters, wrong = read_parameters(content.get("parameters") or {})
+        problems += [f"{path}: {text}" for text in wrong]
+        if problems:
+            raise UserError(*problems)
+        self.method = file.method
+        self.metric = file.metric
+        self.early_terminate = file.early_terminate
+        self.run_cap = file.run_cap
+        self.name = file.name or path.stem
+        self.command = [str(part) for part in file.command]
+        self.extra: list[str] = []
+        self.notes = _of_wandb_only(content["parameters"])
+        self._check_program(file.program)
+        self._check_method()
+
+    @property
+    def searched(self) -> dict[str, Parameter]:
+        """The parameters of which there is more than one value."""
+        return {k: p for k, p in self.parameters.items() if not isinstance(p, Constant)}
+
+    @property
+    def num_points(self) -> float:
+        """How many combinations there are; infinite where a parameter is continuous."""
+        sizes = [p.grid() for p in self.parameters.values()]
+        return math.prod(math.inf if grid is None else len(grid) for grid in sizes)
+
+    @property
+    def identity(self) -> str:
+        """A hash of what is searched, how, and by what measure."""
+        parameters = {key: p.model_dump() for key, p in self.parameters.items()}
+        text = repr((parameters, self.method, self.metric, self.early_terminate, self.command))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether one value of the metric is better than another."""
+        return value < than if self.metric.goal == "minimize" else value > than
+
+    def best(self, values: list[float]) -> float:
+        """The best of some values."""
+        return min(values) if self.metric.goal == "minimize" else max(values)
+
+    def arguments(self, values: Values) -> list[str]:
+        """What follows `train.py` in the command of a trial."""
+        typed = [f"{key}={as_typed(value)}" for key, value in values.items()]
+        start = self.command.index("${program}") + 1 if "${program}" in self.command else 0
+        arguments = list(self.extra)
+        for part in self.command[start:]:
+            arguments += typed if part == ARGUMENTS else [part]
+        return arguments
+
+    def _check_program(self, program: str) -> None:
+        if Path(program).name != PROGRAM:
+            raise UserError(
+                f"{self.path}: program: {program}: trials are runs of {PROGRAM}, or of nothing "
+                f"that `unrolled` knows; program: {PROGRAM}"
+            )
+        if ARGUMENTS not in self.command:
+            macros = [part for part in self.command if part.startswith("${args")]
+            raise UserError(
+                f"{self.path}: command: {' '.join(macros) or 'no arguments'}: {PROGRAM} takes "
+                f"key=value, without hyphens: {ARGUMENTS}"
+            )
+        for part in self.command:
+            if part.startswith("${") and part not in _MACROS and not part.startswith("${envvar:"):
+                raise UserError(f"{self.path}: command: {part}: {did_you_mean(part, _MACROS)}")
+
+    def _check_method(self) -> None:
+        if self.method != "grid":
+            return
+        for key, parameter in self.parameters.items():
+            if parameter.grid() is None:
+                kind = parameter.model_dump()["distribution"]
+                raise UserError(
+                    f"{self.path}: parameters.{key}: a grid over {kind} has no end; list its "
+                    "values, take q_uniform or int_uniform, or method: random"
+                )
+
+
+def find_sweep_file(path: Path) -> Path:
+    """The file, or the one of this name that comes with the package.
+
+    Raises:
+        UserError: When there is none.
+    """
+    if path.is_file():
+        return path
+    package = Path(unrolled.__file__).parent
+    own = package / "sweeps" if (package / "sweeps").is_dir() else package.parents[1] / "sweeps"
+    if (own / path.name).is_file() and path.parent in (Path("sweeps"), Path()):
+        return own / path.name
+    names = [str(Path("sweeps") / file.name) for file in own.glob("*.yaml")]
+    raise UserError(f"{path}: no such sweep file; {did_you_mean(str(path), names)}")
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a sweep file.
+
+    Raises:
+        UserError: With every problem that was found.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(
+            f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"
+        ) from error
+    return Sweep(path, content)
+
+
+def _of_wandb_only(parameters: dict[str, Any]) -> list[str]:
+    """What this engine understands, and W&B's agent hands to train.py in a way that it does not."""
+    notes = []
+    for key, fields in parameters.items():
+        if "parameters" in fields:
+            notes.append(
+                f"parameters.{key}: W&B's agent hands nested parameters on as one argument; for "
+                f"`wandb agent` write dotted keys, {key}.{next(iter(fields['parameters']))}"
+            )
+        elif None in [fields.get("value", ""), *(fields.get("values") or [])]:
+            notes.append(
+                f"parameters.{key}: W&B's agent writes null as None, which is a text to train.py"
+            )
+    return notes
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is typed on the command line, so that Hydra reads the same."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(as_typed(v) for v in value)}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{k}:{as_typed(v)}' for k, v in value.items())}}}"
+    if isinstance(value, str) and (not value or _is_no_plain_text(value)):
+        # A backslash is one by itself, except before a quotation mark.
+        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+        escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+        return f"'{escaped}'"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _is_no_plain_text(value: str) -> bool:
+    """Whether Hydra would read a text as something else."""
+    special = any(c in value for c in ",:[]{}()='\"\\ \t")
+    try:
+        float(value)
+    except ValueError:
+        return special or value.lower() in ("true", "false", "null")
+    return True

@@ -1,0 +1,129 @@
+"""What a sweep has found: its table, what mattered, and pictures of it."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState, create_trial
+
+from unrolled.report.sweep_plots import Column, plot_parallel, plot_slices
+from unrolled.sweep.continuous import Continuous
+from unrolled.sweep.distributions import Categorical
+from unrolled.sweep.ledger import Trial
+from unrolled.sweep.repeats import is_repeat
+from unrolled.sweep.space import Sweep
+
+FOLDER = "summary"
+LEAST_TRIALS = 10
+"""Finished trials from which importances are worth anything."""
+
+
+def importances(sweep: Sweep, trials: list[Trial]) -> dict[str, float]:
+    """How much of the difference among trials each parameter makes, the largest first.
+
+    By PED-ANOVA (Watanabe et al., https://arxiv.org/abs/2304.10255): which parameters tell the best
+    tenth of the trials from all. Shares of one; empty where there are too few trials.
+    """
+    study = study_of_values(sweep, trials)
+    if len(study.trials) < LEAST_TRIALS or not study.trials[0].params:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    return {key: share for key, share in found.items() if not is_repeat(key)}
+
+
+def study_of_values(sweep: Sweep, trials: list[Trial]) -> optuna.Study:
+    """The finished trials as a study of the values themselves, in memory."""
+    finished = [t for t in trials if t.state == "finished" and t.value is not None]
+    distributions = {}
+    for key in sweep.searched:
+        distribution = _distribution(sweep, key, [trial.values[key] for trial in finished])
+        if distribution is not None:
+            distributions[key] = distribution
+    study = optuna.create_study(direction=sweep.metric.goal)
+    for trial in finished:
+        params = {key: _as_param(sweep, key, trial.values[key]) for key in distributions}
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE,
+                params=params,
+                distributions=distributions,
+                value=trial.value,
+            )
+        )
+    return study
+
+
+def write_table(sweep: Sweep, trials: list[Trial], path: Path) -> None:
+    """All trials as CSV."""
+    keys = list(sweep.parameters)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", "state", sweep.metric.name, "seconds", "error", *keys])
+        for t in trials:
+            values = [t.values.get(key) for key in keys]
+            writer.writerow([t.id, t.state, t.value, round(t.seconds, 1), t.error, *values])
+
+
+def write_plots(sweep: Sweep, trials: list[Trial], folder: Path) -> list[Path]:
+    """Parallel coordinates and slices, as PNG and as HTML.
+
+    Returns:
+        The files; none where fewer than two trials are finished.
+    """
+    # plotly takes half a second to import, and most commands draw nothing.
+    from optuna.visualization import plot_parallel_coordinate, plot_slice
+
+    study = study_of_values(sweep, trials)
+    if len(study.trials) < 2 or not study.trials[0].params:
+        return []
+    name = sweep.metric.name
+    maximize = sweep.metric.goal == "maximize"
+    finished = [t for t in trials if t.state == "finished" and t.value is not None]
+    finished.sort(key=lambda trial: trial.number)
+    scores = [trial.value for trial in finished if trial.value is not None]
+    columns = [
+        Column(key, [trial.values[key] for trial in finished], _is_log(sweep, key))
+        for key in study.trials[0].params
+    ]
+    plot_parallel(folder / "parallel_coordinates.png", columns, scores, name, maximize=maximize)
+    plot_slices(folder / "slices.png", columns, scores, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for what, draw in (("parallel_coordinates", plot_parallel_coordinate),
+                           ("slices", plot_slice)):  # fmt: skip
+            # One plotly.min.js beside the pages, which need no network then.
+            draw(study, target_name=name).write_html(
+                folder / f"{what}.html", include_plotlyjs="directory"
+            )
+    return sorted(folder.glob("*.png")) + sorted(folder.glob("*.html"))
+
+
+def _distribution(sweep: Sweep, key: str, seen: list[Any]) -> BaseDistribution | None:
+    """A range around the values that were seen; None where they are all the same."""
+    parameter = sweep.parameters[key]
+    if isinstance(parameter, Categorical):
+        return parameter.distribution_of_raw()
+    if not seen or min(seen) == max(seen):
+        return None
+    if all(isinstance(value, int) for value in seen):
+        return IntDistribution(min(seen), max(seen))
+    log_scale = _is_log(sweep, key) and min(seen) > 0
+    return FloatDistribution(float(min(seen)), float(max(seen)), log=log_scale)
+
+
+def _is_log(sweep: Sweep, key: str) -> bool:
+    parameter = sweep.parameters[key]
+    return isinstance(parameter, Continuous) and parameter.is_log
+
+
+def _as_param(sweep: Sweep, key: str, value: Any) -> Any:
+    parameter = sweep.parameters[key]
+    return parameter.raw_of(value) if isinstance(parameter, Categorical) else value

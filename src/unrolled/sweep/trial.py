@@ -1,0 +1,194 @@
+"""One trial: a run directory, made or taken up, and a process that is watched."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from unrolled.errors import UserError
+from unrolled.run.directory import RunDirectory
+from unrolled.run.launch import prepare_data, settle, start
+from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED
+from unrolled.sweep.check import compose_trial
+from unrolled.sweep.devices import Lease
+from unrolled.sweep.folder import SweepFolder
+from unrolled.sweep.history import Histories
+from unrolled.sweep.hyperband import should_stop
+from unrolled.sweep.ledger import Ledger, Trial
+from unrolled.sweep.space import PROGRAM
+
+LOOK_EVERY = 0.25
+"""Seconds between two looks at a trial that runs."""
+TO_SAVE = 30.0
+"""Seconds that a trial has to save where it is, before it is killed."""
+
+Ended = Literal["by itself", "stopped", "too long", "lost", "pruned"]
+
+
+class TrialProcess:
+    """The work on one trial.
+
+    Args:
+        folder: The sweep.
+        ledger: Its trials.
+        trial: The one to work on.
+        asked_to_stop: Whether this process is to leave; the trial can go on later.
+    """
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        ledger: Ledger,
+        trial: Trial,
+        asked_to_stop: Callable[[], bool],
+    ) -> None:
+        self.folder = folder
+        self.sweep = folder.sweep
+        self.ledger = ledger
+        self.trial = trial
+        self.asked_to_stop = asked_to_stop
+        self.run = RunDirectory(folder.path / trial.id)
+        self.histories = Histories(folder.path, self.sweep.metric.name)
+
+    def trainer(self) -> dict[str, Any]:
+        """The config of the trial's trainer, from its run directory or newly composed.
+
+        Raises:
+            UserError: When the values do not make a config.
+        """
+        if self.run.status():
+            config = self.run.config()
+        else:
+            config = compose_trial(self.sweep, self.trial.values).config
+        trainer: dict[str, Any] = config["trainer"]
+        return trainer
+
+    def work(self, lease: Lease) -> None:
+        """Bring the trial to its end, and note it in the ledger.
+
+        What was interrupted is not noted: it goes on where it was when somebody takes it up.
+        """
+        try:
+            self.prepare()
+            state = self.run.status().get("state")
+            if state in ("finished", "failed"):
+                # Its worker was killed before it could note this.
+                self.note(FINISHED if state == "finished" else FAILED)
+                return
+            ended, code = self.watch(self._start(lease))
+            if not self._note_early_end(ended) and code != INTERRUPTED:
+                self.note(code)
+        except UserError as error:
+            self.ledger.fail(self.trial, str(error))
+
+    def prepare(self) -> None:
+        """The run directory: a new one, or the one that is there.
+
+        Raises:
+            UserError: When there is something wrong with the config or the data.
+        """
+        if self.run.status():
+            return
+        # What a process left that was killed before the directory was complete.
+        shutil.rmtree(self.run.path, ignore_errors=True)
+        config = compose_trial(self.sweep, self.trial.values).config
+        prepare_data(config)
+        RunDirectory.create(config, self.run.path, command(self.folder, self.trial))
+
+    def watch(self, process: subprocess.Popen[bytes]) -> tuple[Ended, int]:
+        """Wait for the process, or end it for a reason.
+
+        Returns:
+            The reason, and the exit code of the run.
+        """
+        began = time.monotonic()
+        ended: Ended = "by itself"
+        while process.poll() is None:
+            time.sleep(LOOK_EVERY)
+            ended = self._reason(time.monotonic() - began)
+            if ended != "by itself":
+                _end(process)
+        code = process.wait()
+        if code == IN_USE:
+            # By a process that has lost its worker; whoever comes later finds what it has done.
+            return "stopped", INTERRUPTED
+        if ended != "by itself" and self.run.status().get("state") == "finished":
+            # It was through before the signal came.
+            return "by itself", FINISHED
+        return ended, settle(self.run, code)
+
+    def note(self, code: int) -> None:
+        """Tell the ledger how the run ended."""
+        status = self.run.status()
+        history = self.histories.of(self.trial.id)
+        finite = [value for value in history if math.isfinite(value)]
+        name = self.sweep.metric.name
+        if code != FINISHED:
+            self.ledger.fail(self.trial, str(status.get("error") or f"exit code {code}"))
+        elif not history:
+            self.ledger.fail(self.trial, f"the run never logged {name}: has it a validation set?")
+        elif not finite:
+            self.ledger.fail(self.trial, f"{name} is not finite: {history[-1]}")
+        else:
+            self.ledger.finish(self.trial, self.sweep.best(finite), finite)
+
+    def _reason(self, seconds: float) -> Ended:
+        if self.asked_to_stop():
+            return "stopped"
+        if self.folder.plan.time_limit is not None and seconds > self.folder.plan.time_limit:
+            return "too long"
+        own = self.histories.of(self.trial.id)
+        if self.histories.is_lost(self.trial.id):
+            return "lost"
+        rule = self.sweep.early_terminate
+        if rule is not None and own:
+            ids = [trial.id for trial in self.ledger.trials()]
+            others = self.histories.others(self.trial.id, ids)
+            if should_stop(rule, own, others, maximize=self.sweep.metric.goal == "maximize"):
+                return "pruned"
+        return "by itself"
+
+    def _note_early_end(self, ended: Ended) -> bool:
+        """Tell the ledger of a trial that was ended, unless it is to go on later."""
+        if ended == "pruned":
+            history = [v for v in self.histories.of(self.trial.id) if math.isfinite(v)]
+            self.ledger.prune(self.trial, self.sweep.best(history), history)
+        elif ended == "too long":
+            limit = self.folder.plan.time_limit
+            self.ledger.fail(self.trial, f"took longer than the time limit of {limit:g} s")
+        elif ended == "lost":
+            self.ledger.fail(self.trial, "the training loss is not finite")
+        return ended != "by itself"
+
+    def _start(self, lease: Lease) -> subprocess.Popen[bytes]:
+        with (self.run.path / "train.log").open("ab") as log:
+            return start(
+                self.run,
+                lease.environment(),
+                stdin=subprocess.DEVNULL,
+                # The terminal belongs to the sweep's table.
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                # Ctrl-C is for the worker, which hands it on.
+                start_new_session=True,
+            )
+
+
+def command(folder: SweepFolder, trial: Trial) -> str:
+    """What starts a trial by itself."""
+    return shlex.join(["python", PROGRAM, *folder.sweep.arguments(trial.values)])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a run to save and to leave, and kill it where it does not."""
+    process.terminate()
+    try:
+        process.wait(TO_SAVE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

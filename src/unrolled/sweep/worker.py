@@ -1,0 +1,96 @@
+"""The process that works on the trials of a sweep: `python -m unrolled.sweep.worker FOLDER`.
+
+It takes one trial after the other until all are over. It waits for those that others work on, to
+take them up should their workers die.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from unrolled.errors import UserError
+from unrolled.run import interruption
+from unrolled.run.conf import add_working_directory
+from unrolled.sweep.devices import Devices, devices_wanted
+from unrolled.sweep.folder import SweepFolder
+from unrolled.sweep.ledger import Claim, Ledger
+from unrolled.sweep.trial import TrialProcess
+
+WAIT = 1.0
+"""Seconds until a worker without a trial looks again."""
+
+
+class Worker:
+    """Works on the trials of a sweep.
+
+    Args:
+        folder: The sweep.
+        devices: Those of which a trial takes one.
+    """
+
+    def __init__(self, folder: SweepFolder, devices: Devices) -> None:
+        self.folder = folder
+        self.ledger: Ledger = folder.ledger()
+        self.devices = devices
+        self.parent = os.getppid()
+        self.signalled = False
+
+    def listen(self) -> None:
+        """Take signals as the wish to leave; trials save where they are."""
+        for number in interruption.SIGNALS:
+            signal.signal(number, self._handle)
+
+    def work(self) -> int:
+        """Until all trials are over, or this process is asked to leave; its exit code."""
+        while not self.asked_to_stop():
+            claim = self.ledger.claim()
+            if claim is not None:
+                self._work_on(claim)
+            elif self.ledger.is_over():
+                return 0
+            else:
+                time.sleep(WAIT)
+        return interruption.EXIT_CODE
+
+    def asked_to_stop(self) -> bool:
+        """Whether a signal came, or the process that started this one is gone."""
+        return self.signalled or os.getppid() != self.parent
+
+    def _work_on(self, claim: Claim) -> None:
+        trial = TrialProcess(self.folder, self.ledger, claim.trial, self.asked_to_stop)
+        try:
+            number = devices_wanted(trial.trainer())
+            while not self.asked_to_stop():
+                lease = self.devices.lease(number)
+                if lease is None:
+                    time.sleep(WAIT)
+                    continue
+                try:
+                    trial.work(lease)
+                finally:
+                    lease.release()
+                return
+        except UserError as error:
+            self.ledger.fail(claim.trial, str(error))
+        finally:
+            claim.release()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.signalled = True
+
+
+def main(folder: str) -> int:
+    """Work on the sweep in `folder`; the exit code."""
+    add_working_directory()
+    worker = Worker(SweepFolder(Path(folder)), Devices.of_this_machine())
+    worker.listen()
+    return worker.work()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,127 @@
+"""Corners: what trial 40 would have died of is told before the first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unrolled.errors import UserError
+from unrolled.run.compose import compose
+from unrolled.run.conf import choices, search_path
+from unrolled.run.overrides import read_command_line
+from unrolled.sweep.check import Checked, check_sweep, corners_of, num_corners
+from unrolled.sweep.metric_names import metric_names
+from unrolled.sweep.space import Sweep, read_sweep
+
+ROOT = Path(__file__).parents[2]
+OURS = sorted((ROOT / "sweeps").glob("*.yaml"))
+
+
+def sweep(parameters: dict[str, Any], metric: str = "val/loss") -> Sweep:
+    content = {
+        "program": "train.py",
+        "method": "random",
+        "metric": {"name": metric},
+        "parameters": {"task": {"value": "bitcount"}, **parameters},
+    }
+    return Sweep(Path("x.yaml"), content)
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
+def test_our_own_sweeps_have_no_corner_that_fails(path: Path) -> None:
+    assert check_sweep(read_sweep(path), most=16).corners >= 2
+
+
+@pytest.mark.parametrize(
+    ("parameters", "metric", "message"),
+    [
+        (
+            {"optimizer.ler": {"values": [0.1]}},
+            "val/loss",
+            "x.yaml: optimizer.ler: Adam has no 'ler'; did you mean 'lr'?",
+        ),
+        (
+            {"modl": {"values": ["lstm", "gru"]}},
+            "val/loss",
+            "x.yaml: modl: the config has no 'modl'; did you mean 'model'?",
+        ),
+        (
+            {"model": {"values": ["lstm", "gur"]}},
+            "val/loss",
+            "x.yaml: model=gur: no such model; did you mean 'gru'? (with model=gur)",
+        ),
+        (
+            {"model": {"values": ["gru", "transformer"]}, "model.bidirectional": {"value": True}},
+            "val/loss",
+            "(with model=transformer)",
+        ),
+        (
+            {"optimizer.lr": {"min": 0.0, "max": 1.0}, "data.length": {"min": 0, "max": 9}},
+            "val/loss",
+            "x.yaml: data.length: 0 does not fit: it must be greater than 0 (with data.length=0)",
+        ),
+        ({}, "val/los", "x.yaml: metric: val/los: Bitcount logs no such metric; did you mean "),
+        ({}, "loss", "x.yaml: metric: loss: Bitcount logs no such metric; did you mean 'val/loss'"),
+        (
+            {},
+            "test/error",
+            "x.yaml: metric: test/error: a sweep that looks at the test set has no test left; "
+            "did you mean 'val/error'?",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_corner_is_told_once(
+    parameters: dict[str, Any], metric: str, message: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        check_sweep(sweep(parameters, metric))
+    assert len(error.value.problems) == 1
+    assert message in str(error.value)
+
+
+def test_all_corners_of_a_small_space_and_the_pairs_of_choices_of_a_large_one() -> None:
+    small = sweep({"model": {"values": ["a", "b"]}, "x": {"min": 0.0, "max": 1.0}})
+    assert list(corners_of(small, 200)) == [
+        {"task": "bitcount", "model": m, "x": x} for m in "ab" for x in (0.0, 1.0)
+    ]
+    many = {f"p{i}": {"min": 0, "max": 9} for i in range(12)}
+    parts = {"model": {"values": list("abcd")}, "readout": {"values": list("efg")}}
+    large = sweep({**many, **parts})
+    corners = list(corners_of(large, 100))
+    assert num_corners(large) == 2**12 * 12
+    assert len({repr(c) for c in corners}) == 100
+    assert {(c["model"], c["readout"]) for c in corners} == {(m, r) for m in "abcd" for r in "efg"}
+    assert all({c[f"p{i}"] for c in corners} == {0, 9} for i in range(12))
+
+
+def test_a_list_of_numbers_has_two_ends() -> None:
+    space = sweep({"seed": {"values": list(range(50))}})
+    assert check_sweep(space) == Checked(corners=2, all_of_them=True)
+
+
+@pytest.mark.parametrize("task", choices("task", search_path(None)))
+def test_the_metrics_that_are_read_from_a_task_have_no_unknown_among_them(task: str) -> None:
+    config = compose(read_command_line([f"task={task}"])).config["task"]
+    names = metric_names(config)
+    assert "loss" in names
+    assert len(names) > 2
+    assert not any("*" in name for name in names)
+
+
+def test_the_names_follow_the_arguments_of_the_task() -> None:
+    config = compose(read_command_line(["task=next_item", "task.k=5"])).config["task"]
+    assert {"recall@5", "recall@5_all", "coverage@5"} < set(metric_names(config))
+
+
+def test_a_check_imports_no_torch() -> None:
+    code = (
+        "import sys; from unrolled.sweep.command import check_file; "
+        f"print(check_file([{str(OURS[0])!r}])); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "val/loss is logged" in done.stdout

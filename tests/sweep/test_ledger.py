@@ -1,0 +1,207 @@
+"""The ledger: every trial once, whatever dies; no trial is computed here."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unrolled.errors import UserError
+from unrolled.sweep.ledger import Ledger
+from unrolled.sweep.points import STARTUP, text_of
+from unrolled.sweep.space import Sweep, Values
+from unrolled.sweep.storage import open_storage
+
+PARAMETERS: dict[str, Any] = {
+    "task": {"value": "bitcount"},
+    "lr": {"distribution": "log_uniform_values", "min": 0.001, "max": 0.1},
+    "size": {"distribution": "q_uniform", "min": 16, "max": 64, "q": 16},
+    "model": {"values": ["lstm", "gru"]},
+}
+
+
+def sweep(method: str = "random", parameters: Any = PARAMETERS, **metric: Any) -> Sweep:
+    content = {
+        "program": "train.py",
+        "method": method,
+        "metric": {"name": "val/loss", **metric},
+        "parameters": parameters,
+    }
+    return Sweep(Path("x.yaml"), content)
+
+
+def identify(values: Values) -> str:
+    return hashlib.sha256(text_of(values).encode()).hexdigest()[:10]
+
+
+def ledger(folder: Path, space: Sweep | None = None, trials: int = 12, **options: Any) -> Ledger:
+    return Ledger(folder, space or sweep(), identify, trials, **options)
+
+
+def score(values: Values) -> float:
+    return abs(float(values.get("lr", 0)) - 0.02) + float(values.get("size", 0)) / 100
+
+
+def test_workers_that_die_leave_trials_that_others_take_up(tmp_path: Path) -> None:
+    finished: list[str] = []
+
+    def work(seed: int) -> None:
+        # Each worker has a ledger of its own, as each process has.
+        rng, own = random.Random(seed), ledger(tmp_path, trials=20)
+        while not own.is_over():
+            claim = own.claim()
+            if claim is None:
+                continue
+            if rng.random() < 0.4:
+                # Killed: the kernel takes the lease back, the ledger is told nothing.
+                claim.release()
+                own = ledger(tmp_path, trials=20)
+                continue
+            finished.append(claim.trial.id)
+            if rng.random() < 0.2:
+                own.fail(claim.trial, "out of memory")
+            else:
+                own.finish(claim.trial, score(claim.trial.values), [3.0, 2.0])
+            claim.release()
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(work, seed) for seed in range(3)]:
+            done.result()
+    trials = ledger(tmp_path, trials=20).trials()
+    assert len(trials) == 20
+    assert Counter(finished) == Counter(trial.id for trial in trials)
+    assert {trial.state for trial in trials} == {"finished", "failed"}
+    assert all(trial.error == "out of memory" for trial in trials if trial.state == "failed")
+
+
+def test_which_points_are_tried_does_not_depend_on_what_died(tmp_path: Path) -> None:
+    whole = ledger(tmp_path / "whole")
+    while claim := whole.claim():
+        whole.finish(claim.trial, 1.0, [])
+    other = ledger(tmp_path / "killed")
+    while claim := other.claim():
+        other.finish(claim.trial, 1.0, [])
+        # A process that is killed between Optuna's entries leaves a trial without values.
+        other.study.ask()
+        other = ledger(tmp_path / "killed")
+    assert [t.values for t in other.trials()] == [t.values for t in whole.trials()]
+
+
+def test_a_trial_that_somebody_works_on_is_left_to_him(tmp_path: Path) -> None:
+    one, other = ledger(tmp_path, trials=1), ledger(tmp_path, trials=1)
+    claim = one.claim()
+    assert claim is not None
+    assert other.claim() is None
+    assert not other.is_over()
+    claim.release()
+    again = other.claim()
+    assert again is not None
+    assert again.trial.id == claim.trial.id
+    other.prune(again.trial, 2.0, [3.0, 2.0])
+    assert other.is_over()
+    assert [(t.state, t.value) for t in one.trials()] == [("pruned", 2.0)]
+
+
+def test_a_run_without_its_worker_is_left_alone_until_it_ends(tmp_path: Path) -> None:
+    from unrolled.run.directory import RunDirectory
+
+    one = ledger(tmp_path, trials=1)
+    claim = one.claim()
+    assert claim is not None
+    claim.release()
+    run = RunDirectory(tmp_path / claim.trial.id)
+    run.path.mkdir()
+    with run.locked():
+        assert one.claim() is None
+    assert one.claim() is not None
+
+
+@pytest.mark.parametrize("method", ["grid", "random", "bayes"])
+def test_a_finite_space_is_tried_whole_and_no_point_twice(method: str, tmp_path: Path) -> None:
+    space = sweep(method, {"size": {"min": 1, "max": 4}, "model": {"values": ["a", "b", "c"]}})
+    book = ledger(tmp_path, space, trials=99)
+    while claim := book.claim():
+        book.finish(claim.trial, score(claim.trial.values), [])
+        claim.release()
+    points = {(t.values["size"], t.values["model"]) for t in book.trials()}
+    assert points == {(size, model) for size in range(1, 5) for model in "abc"}
+    assert len(book.trials()) == 12
+    assert book.is_over()
+    # Another process knows it, too.
+    assert ledger(tmp_path, space, trials=99).claim() is None
+
+
+def test_two_points_of_one_config_are_one_trial(tmp_path: Path) -> None:
+    space = sweep("grid", {"size": {"values": [1, 1.0, 2]}})
+    book = Ledger(tmp_path, space, lambda values: f"size-{int(values['size'])}", 9)
+    while claim := book.claim():
+        book.finish(claim.trial, 1.0, [])
+    assert [t.id for t in book.trials()] == ["size-1", "size-2"]
+
+
+def test_bayes_learns_and_is_the_same_again(tmp_path: Path) -> None:
+    def values(name: str) -> list[Values]:
+        book = ledger(tmp_path / name, sweep("bayes"), trials=STARTUP + 30, seed=3)
+        while claim := book.claim():
+            book.finish(claim.trial, score(claim.trial.values), [])
+        return [trial.values for trial in book.trials()]
+
+    found = values("one")
+    # At random a sixth of the points has the smallest size, 3 or 4 of 20.
+    assert sum(v["size"] == 16 for v in found[-20:]) >= 9
+    assert values("two") == found
+
+
+def test_a_value_that_reaches_the_target_ends_the_search(tmp_path: Path) -> None:
+    book = ledger(tmp_path, sweep(goal="maximize", target=0.9))
+    for value in (0.5, 0.95):
+        claim = book.claim()
+        assert claim is not None
+        book.finish(claim.trial, value, [])
+    assert book.claim() is None
+    assert book.is_over()
+
+
+def test_a_point_that_can_not_be_composed_is_recorded_and_the_next_one_taken(
+    tmp_path: Path,
+) -> None:
+    def half(values: Values) -> str:
+        if values["model"] == "gru":
+            raise UserError("model=gru: no such model")
+        return identify(values)
+
+    book = Ledger(tmp_path, sweep("grid", {"model": {"values": ["gru", "lstm"]}}), half, 9)
+    claim = book.claim()
+    assert claim is not None
+    assert claim.trial.values == {"model": "lstm"}
+    assert [(t.state, t.error) for t in book.trials()] == [
+        ("failed", "model=gru: no such model"),
+        ("running", None),
+    ]
+
+
+def test_half_a_line_of_the_journal_is_taken_back(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    claim = book.claim()
+    assert claim is not None
+    with (tmp_path / "journal.log").open("ab") as file:
+        file.write(b'{"op_code": 4, "wor')
+    assert [trial.id for trial in ledger(tmp_path).trials()] == [claim.trial.id]
+
+
+def test_any_storage_of_optuna_will_do(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sweep.db"
+    book = ledger(tmp_path, trials=2, storage=url)
+    while claim := book.claim():
+        book.finish(claim.trial, 1.0, [1.5, 1.0])
+    assert [t.state for t in ledger(tmp_path, trials=2, storage=url).trials()] == ["finished"] * 2
+    assert not (tmp_path / "journal.log").exists()
+    with pytest.raises(UserError, match="has the trials of another space"):
+        ledger(tmp_path, sweep("bayes"), storage=url)
+    with pytest.raises(UserError, match="--storage nonsense://x: "):
+        open_storage(tmp_path, "nonsense://x")

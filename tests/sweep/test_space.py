@@ -1,0 +1,168 @@
+"""Sweep files: what is read, how trials are typed, and every message."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unrolled.errors import UserError
+from unrolled.sweep.points import grid, next_of_grid, random_raw, text_of, values_of
+from unrolled.sweep.space import Sweep, as_typed, find_sweep_file
+
+FILE: dict[str, Any] = {
+    "program": "train.py",
+    "method": "random",
+    "metric": {"name": "val/loss", "goal": "minimize"},
+    "parameters": {"task": {"value": "bitcount"}, "model": {"values": ["lstm", "gru"]}},
+}
+
+
+def sweep(**changes: Any) -> Sweep:
+    return Sweep(Path("x.yaml"), {**FILE, **changes})
+
+
+def test_nested_parameters_become_dotted_keys() -> None:
+    nested = {
+        "optimizer": {"parameters": {"lr": {"min": 0.1, "max": 1.0}}},
+        "model.hidden_size": {"values": [8, 16]},
+    }
+    space = sweep(parameters=nested)
+    assert list(space.parameters) == ["optimizer.lr", "model.hidden_size"]
+    # `wandb agent` would type optimizer={'lr': 0.5}.
+    assert [note.partition(":")[0] for note in space.notes] == ["parameters.optimizer"]
+    assert "write dotted keys, optimizer.lr" in space.notes[0]
+
+
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.text("ab1.e- ,:'\"\\[]{}=")),
+        lambda inner: st.lists(inner, max_size=3), max_leaves=4,
+    )
+)  # fmt: skip
+def test_hydra_reads_what_is_typed_as_the_value_it_was(value: Any) -> None:
+    override = OverridesParser.create().parse_override(f"key={as_typed(value)}")
+    assert plain(override.value()) == value
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    return getattr(value, "text", value)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_hydra_reads_a_number_to_the_last_digit(value: float) -> None:
+    assert OverridesParser.create().parse_override(f"key={as_typed(value)}").value() == value
+
+
+def test_a_trial_is_started_by_what_stands_in_the_command() -> None:
+    command = ["${env}", "python3", "${program}", "logger=none", "${args_no_hyphens}", "seed=3"]
+    typed = sweep(command=command).arguments({"task": "bitcount", "optimizer.lr": 1e-5})
+    assert typed == ["logger=none", "task=bitcount", "optimizer.lr=1e-05", "seed=3"]
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 200))
+def test_a_grid_has_every_combination_exactly_once(sizes: list[int], stop: int) -> None:
+    kinds = [
+        lambda n: {"values": [str(v) for v in range(n)]},
+        lambda n: {"min": 1, "max": n},
+        lambda n: {"distribution": "q_uniform", "min": 0.5, "max": 0.5 * n, "q": 0.5},
+        lambda n: {"values": [[v] for v in range(n)]},
+    ]
+    parameters = {f"p{i}": kinds[i](n) for i, n in enumerate(sizes)}
+    space = sweep(method="grid", parameters=parameters)
+    points = [text_of(values) for values in grid(space)]
+    ends = [p.grid() or [] for p in space.parameters.values()]
+    keys = list(parameters)
+    assert sorted(points) == sorted(
+        text_of(dict(zip(keys, chosen, strict=True))) for chosen in itertools.product(*ends)
+    )
+    assert len(set(points)) == len(points) == space.num_points
+    # What was tried is not tried again; the first that was not is next.
+    tried = list(grid(space))
+    left = tried.pop(stop % len(tried))
+    assert next_of_grid(space, tried) == left
+    assert next_of_grid(space, [*tried, left]) is None
+
+
+def test_a_random_point_is_a_function_of_seed_and_number() -> None:
+    space = sweep(parameters={**FILE["parameters"], "optimizer.lr": {"min": 0.0, "max": 1.0}})
+
+    def points(seed: int) -> list[str]:
+        return [text_of(values_of(space, random_raw(space, seed, n))) for n in range(20)]
+
+    assert points(0) == points(0)
+    assert len(set(points(0))) == 20
+    assert not set(points(0)) & set(points(1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "rnd"}, "x.yaml: method: rnd: did you mean 'random'?"),
+        (
+            {"metric": {"name": "a", "gaol": "b"}},
+            "x.yaml: 'metric.gaol' is no key of W&B's; did you mean 'goal'?",
+        ),
+        ({"prgram": "x"}, "x.yaml: 'prgram' is no key of W&B's; did you mean 'program'?"),
+        ({"metric": None}, "x.yaml: metric: "),
+        ({"program": "main.py"}, "x.yaml: program: main.py: trials are runs of train.py"),
+        (
+            {"command": ["${program}", "${args}"]},
+            "x.yaml: command: ${args}: train.py takes key=value, without hyphens: "
+            "${args_no_hyphens}",
+        ),
+        (
+            {"command": ["${programme}", "${args_no_hyphens}"]},
+            "x.yaml: command: ${programme}: did you mean '${program}'?",
+        ),
+        ({"early_terminate": {"type": "hyperband"}}, "x.yaml: early_terminate: "),
+        (
+            {"early_terminate": {"type": "hyperband", "min_iter": 3, "etta": 2}},
+            "'early_terminate.etta' is no key of W&B's; did you mean 'eta'?",
+        ),
+        (
+            {"parameters": {"lr": {"min": 0.1, "max": 0.2}}, "method": "grid"},
+            "x.yaml: parameters.lr: a grid over uniform has no end",
+        ),
+        (
+            {"parameters": {"a": {"parameters": {"b": {"vales": [1]}}}}},
+            "x.yaml: parameters.a.b: 'vales': did you mean 'values'?",
+        ),
+        (
+            {"parameters": {"a": {"parameters": {"b": {"value": 1}}}, "a.b": {"value": 2}}},
+            "x.yaml: parameters.a.b: given twice",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        sweep(**changes)
+    assert message in str(error.value)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    parameters = {"a": {"mn": 1, "max": 2}, "b": {"distribution": "nrmal"}}
+    with pytest.raises(UserError) as error:
+        sweep(method="rnd", parameters=parameters)
+    assert len(error.value.problems) == 3
+
+
+def test_a_file_that_is_not_there_has_the_nearest_name() -> None:
+    with pytest.raises(UserError, match=r"did you mean 'sweeps/bitcount.yaml'"):
+        find_sweep_file(Path("sweeps/bitcont.yaml"))
+
+
+def test_the_files_that_come_with_the_package_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = find_sweep_file(Path("sweeps/bitcount.yaml"))
+    assert yaml.safe_load(found.read_text())["parameters"]["task"] == {"value": "bitcount"}
