@@ -130,7 +130,7 @@ def test_resume_changes_nothing_but_the_limit(
     bitcount_run: Path, refuse: Refuse, tmp_path: Path
 ) -> None:
     shutil.copytree(bitcount_run, tmp_path / "empty" / "run")
-    assert "it can change only" in refuse("resume=run", "optimizer.lr=1")
+    assert "optimizer.lr: 0.01 in the run, now 1" in refuse("resume=run", "optimizer.lr=1")
     assert "scheduler's total_steps was fixed" in refuse("resume=run", "trainer.max_steps=99")
 
 

@@ -43,7 +43,8 @@ def test_a_run_directory_holds_what_the_readme_says(bitcount_run: Path) -> None:
         "config.yaml", "command.txt", "environment.json", "status.json", "metrics.csv",
         "metrics.json", "checkpoints", "predictions", "plots", "wandb", "train.log",
     }  # fmt: skip
-    assert {p.name for p in (bitcount_run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    checkpoints = {p.name for p in (bitcount_run / "checkpoints").iterdir()}
+    assert checkpoints == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     assert (bitcount_run / "plots" / "learning_curves.png").read_bytes()[:4] == b"\x89PNG"
     status = json.loads((bitcount_run / "status.json").read_text())
     assert (status["state"], status["steps"], status["error"]) == ("finished", 12, None)

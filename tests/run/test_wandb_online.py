@@ -151,10 +151,12 @@ def test_wandb_sync_sends_an_offline_run_that_was_resumed(
     parts = sorted(tmp_path.glob("wandb/offline-run-*"))
     assert len(parts) == 2
     assert server.runs == {}
-    done = subprocess.run(
-        ["wandb", "sync", *map(str, parts)], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
+    # One after the other: `wandb sync` leaves the others out where one ends in half a record.
+    for path in parts:
+        done = subprocess.run(
+            ["wandb", "sync", str(path)], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
     (run,) = server.runs.values()
     assert (run.id, run.project) == (logger.run.id, "p")
     assert history(server, run.id) == rows(1, end)

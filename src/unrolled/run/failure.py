@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unrolled.errors import UserError
+from unrolled.errors import TrainingError, UserError
 from unrolled.run.directory import RunDirectory, now
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class Failure:
         text: What is to be told of it.
         time: When, in seconds since 1970.
         consequence: Whether it ended because another had.
-        user_error: Whether the user can mend it; then `text` tells all.
+        user_error: Whether the user can mend it.
+        tells_all: Whether `text` is the same of whichever process.
     """
 
     rank: int
@@ -46,11 +47,12 @@ class Failure:
     time: float
     consequence: bool = False
     user_error: bool = False
+    tells_all: bool = False
 
     @property
     def message(self) -> str:
-        """With the process's number, which a mistake of the user does not need."""
-        if self.user_error or self.num_ranks == 1:
+        """With the process's number, where it matters."""
+        if self.user_error or self.tells_all or self.num_ranks == 1:
             return self.text
         return f"process {self.rank} of {self.num_ranks} {self.text}"
 
@@ -67,10 +69,12 @@ def failed(run: RunDirectory, error: BaseException) -> bool:
         Whether it is a mistake of the user.
     """
     user_error = isinstance(error, UserError)
+    # These say themselves what went wrong, on all processes alike.
+    told = user_error or isinstance(error, TrainingError)
     text = str(error).strip()
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename or run.path}: {error.strerror}"
-    if not user_error:
+    if not told:
         text = f"{type(error).__name__}: {text.partition(chr(10))[0]}"
     if not has_agent():
         run.set_status(state="failed", error=text, user_error=user_error, finished=now())
@@ -79,10 +83,11 @@ def failed(run: RunDirectory, error: BaseException) -> bool:
     Failure(
         rank=int(os.environ["RANK"]),
         num_ranks=int(os.environ["WORLD_SIZE"]),
-        text=text if user_error else f"failed: {text}",
+        text=text if told else f"failed: {text}",
         time=time.time(),
         consequence=lost,
         user_error=user_error,
+        tells_all=told,
     ).write(run)
     return user_error
 

@@ -63,18 +63,15 @@ def _work(run: RunDirectory, first: bool) -> int:
     except UserError as error:
         failed(run, error)
         return USER_ERROR
-    except TrainingError as error:
-        # The same on all ranks.
-        run.set_status(state="failed", error=str(error), finished=now())
-        return FAILED
     except Interrupted as signal:
         log.info("interrupted by %s", signal)
         if first:
             run.set_status(state="interrupted", finished=now())
         return INTERRUPTED
     except BaseException as error:
-        # Into train.log alone: the terminal gets the one line that matters.
-        logging.getLogger("traceback").error("%s", traceback.format_exc())
+        if not isinstance(error, TrainingError):
+            # Into train.log alone: the terminal gets the one line that matters.
+            logging.getLogger("traceback").error("%s", traceback.format_exc())
         failed(run, error)
         return FAILED
 
