@@ -145,6 +145,8 @@ def test_a_killed_process_ends_the_run_within_seconds_and_is_named(tmp_path: Pat
 def test_machines_that_slurm_starts_make_one_run_and_go_on_after_a_death(
     two_runs: Path, tmp_path: Path
 ) -> None:
+    if "UNROLLED_LARGE_TESTS" not in os.environ:
+        pytest.skip("takes half a minute; set UNROLLED_LARGE_TESTS to run it")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

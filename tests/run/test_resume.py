@@ -29,7 +29,7 @@ from unrolled.run.resume import resume
 pytestmark = pytest.mark.process
 
 KILLS = {
-    "random": [Kill("before a step", 5), Kill("in a validation", 2), Kill("before a step", 6)],
+    "random": [Kill("before a step", 5), Kill("in a validation", 2)],
     "random, accumulated": [Kill("before a step", 11), Kill("after a step", 8)],
     # The second is killed when it has gone on from the end of an epoch, and saved.
     "random, steps": [
@@ -50,12 +50,11 @@ KILLS = {
     ],
     "validated by batches": [Kill("before a step", 5), Kill("before a step", 9)],
     "stopped early, EMA": [Kill("before a step", 8), Kill("in the test", 1)],
-    "text, 2 ranks": [Kill("before a step", 8), Kill("after a step", 4, rank=1)],
+    "text, 2 ranks": [Kill("after a step", 8, rank=1)],
     "stream, 2 ranks": [Kill("before a step", 9), Kill("after a step", 7, rank=1)],
     "bucketed, 2 ranks": [
         Kill("before a step", 6, rank=1),
         Kill("while a checkpoint is written", 2),
-        Kill("before a step", 5),
     ],
 }
 """Where each run is killed, one after the other; 20 in all."""
@@ -212,10 +211,10 @@ def test_a_checkpoint_of_another_config_is_refused(
     assert "the checkpoint is of a run with another config" in run.status()["error"]
 
 
-@pytest.mark.parametrize("name", ["random", "stream, 2 ranks"])
 def test_a_longer_run_goes_on_from_the_end_of_a_shorter(
-    name: str, whole: Callable[[str], RunDirectory], tmp_path: Path
+    whole: Callable[[str], RunDirectory], tmp_path: Path
 ) -> None:
+    name = "random"
     epochs = whole(name).config()["trainer"]["max_epochs"]
     run = forked.create([*chaos.RUNS[name], "trainer.max_epochs=1"], tmp_path / "run")
     assert not any(forked.work_on(run))

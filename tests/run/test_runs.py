@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import duckdb
+import forked
 import pytest
 import torch
 import yaml
@@ -224,8 +225,7 @@ def test_a_killed_run_goes_on_bit_for_bit_as_if_it_had_never_stopped(tmp_path: P
         "model.num_layers=2", "model.dropout=0.3", "trainer=cpu", "trainer.max_steps=400",
         "trainer.log_every_n_steps=7", "logger=none",
     ]  # fmt: skip
-    whole = unrolled("train", *typed, "run_dir=whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
+    assert forked.work_on(forked.create(typed, tmp_path / "whole")) == [0]
     killed_after(100, tmp_path / "killed", typed)
     status = json.loads((tmp_path / "killed" / "status.json").read_text())
     assert status["state"] == "failed"
@@ -248,8 +248,7 @@ def test_a_killed_run_goes_on_bit_for_bit_as_if_it_had_never_stopped(tmp_path: P
 
 
 def test_a_limit_within_an_epoch_is_followed_by_a_validation(tmp_path: Path) -> None:
-    done = unrolled("train", *SMALL, "trainer.max_steps=6", "run_dir=run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert forked.work_on(forked.create([*SMALL, "trainer.max_steps=6"], tmp_path / "run")) == [0]
     validated = [int(row["step"]) for row in rows(tmp_path / "run") if row["val/loss"]]
     assert validated == [4, 6]
     losses = [float(row["val/loss"]) for row in rows(tmp_path / "run") if row["val/loss"]]

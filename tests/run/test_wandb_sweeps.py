@@ -122,6 +122,8 @@ def test_four_trials_by_two_agents_are_runs_of_ours_with_config_history_and_summ
 
 
 def test_a_trial_of_two_processes_is_one_run_that_is_stopped_early_and_goes_on(user: User) -> None:
+    if "UNROLLED_LARGE_TESTS" not in os.environ:
+        pytest.skip("takes half a minute; set UNROLLED_LARGE_TESTS to run it")
     user.server.extra |= {
         "trainer": "ddp_cpu", "trainer.max_steps": 1_000_000, "scheduler": "constant",
         "data.length": 12, "data.train_size": 3000,
