@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import subprocess
 import sys
@@ -22,3 +24,15 @@ def unrolled(
         [sys.executable, "-m", "unrolled.cli", *arguments],
         cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
+
+
+def result(run: Path) -> dict[str, dict[str, float]]:
+    """The metrics of metrics.json."""
+    scores: dict[str, dict[str, float]] = json.loads((run / "metrics.json").read_text())["metrics"]
+    return scores
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 import duckdb
 import pytest
 import yaml
-from commands import SMALL, unrolled
+from commands import SMALL, result, rows, unrolled
 
 from unrolled.run.directory import RunDirectory
 
@@ -27,16 +26,6 @@ TYPED = [
     "data.eval_batch_size=64", "trainer.max_steps=50", "trainer.log_every_n_steps=5",
 ]  # fmt: skip
 """A run of 10 epochs; 201 strings and 261 of the test are odd numbers for two processes."""
-
-
-def result(run: Path) -> dict[str, dict[str, float]]:
-    scores: dict[str, dict[str, float]] = json.loads((run / "metrics.json").read_text())["metrics"]
-    return scores
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -17,19 +16,9 @@ import forked
 import pytest
 import torch
 import yaml
-from commands import ROOT, SMALL, unrolled
+from commands import ROOT, SMALL, result, rows, unrolled
 
 pytestmark = pytest.mark.process
-
-
-def result(run: Path) -> dict[str, dict[str, float]]:
-    scores: dict[str, dict[str, float]] = json.loads((run / "metrics.json").read_text())["metrics"]
-    return scores
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:

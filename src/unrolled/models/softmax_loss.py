@@ -44,6 +44,7 @@ def sampled_cross_entropy(
         bias_K: Added to their scores.
         left_out: Rows and columns of scores that don't count, each `[pair]` int64.
     """
+    # As above.
     return _Sampled.apply(x_NH, own_N, weight_KH, bias_K, *left_out)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ def plot_slices(path: Path, columns: list[Column], scores: list[float], metric: 
             panel.scatter(column.values, scores, c=order, cmap="viridis_r", s=18)
             if column.log:
                 panel.set_xscale("log")
+                # In a range of one or two decades every tick would be written, one over the other.
+                panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+                panel.xaxis.set_major_formatter("{x:g}")
+                panel.xaxis.set_minor_formatter(NullFormatter())
         else:
             names = column.categories()
             at = [names.index(str(value)) for value in column.values]

@@ -106,6 +106,8 @@ def damage(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as file:
             broken = file.testzip()
+    # Flipped bits read as a passage that is encrypted (RuntimeError), or as a compression or a
+    # version that `zipfile` does not know (NotImplementedError).
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError,
             ValueError, OverflowError, UnicodeDecodeError) as error:  # fmt: skip
         return f"it is damaged or incomplete ({error or type(error).__name__})"

@@ -87,7 +87,7 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Save the best."""
-        if not trainer.fast_dev_run and self._improved(trainer):  # type: ignore[attr-defined]
+        if _saves(trainer) and self._improved(trainer):
             trainer.save_checkpoint(self.folder / BEST, weights_only=False)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -96,7 +96,7 @@ class Checkpoints(Checkpoint):
         Raises:
             Interrupted: After saving.
         """
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Set by a connector.
+        if not _saves(trainer):
             return
         stop = self._agreed(trainer, 2 if interruption.received else 0) == 2
         due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
@@ -143,6 +143,10 @@ class Checkpoints(Checkpoint):
         """Take up the value, if the file that goes with it is there."""
         if (self.folder / BEST).exists():
             self.best_score = state_dict["best_score"]
+
+
+def _saves(trainer: lightning.Trainer) -> bool:
+    return not trainer.fast_dev_run  # type: ignore[attr-defined]  # Set by a connector.
 
 
 def _is_over(trainer: lightning.Trainer) -> bool:
