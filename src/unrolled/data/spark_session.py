@@ -169,7 +169,8 @@ def _end(context: SparkContext) -> None:
     """Stop Spark and its Java machine, whose memory a training that follows may need."""
     gateway = SparkContext._gateway
     # It may have died before: that is the error to tell of.
-    with suppress(Py4JError, ConnectionError):
+    with suppress(Py4JError, ConnectionError), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Unable to cleanly shutdown Spark JVM process")
         context.stop()
         gateway.shutdown()
     if gateway.proc is not None:
