@@ -7,20 +7,26 @@ gathering, everything but the model) over those of `torch.utils.data.DataLoader`
 gives one sequence's tensors and `pad_sequence`, in this process, for the same batch size and the
 same features and targets; the share of a training step (forward, backward, clipping, Adam; default
 LSTM and embedding, for more than 1,000 classes sampled softmax) that making its batch takes; and
-the share of real cells. One thread.
+the share of real cells. One thread; both with the memory allocator's settings of a run.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from unrolled.run.launch import environment
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+    # The memory allocator's settings of a run; they are read when a process starts.
+    os.execve(sys.executable, [sys.executable, *sys.argv], environment({"devices": 1}))
 
 import torch
 from torch import Tensor
