@@ -178,6 +178,19 @@ class RunDirectory:
         finally:
             lock.release()
 
+    def is_in_use(self) -> bool:
+        """Whether a process owns the run directory."""
+        path = self.path / ".lock"
+        if not path.exists():
+            return False
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return True
+        lock.release()
+        return False
+
     def remove(self) -> None:
         """Delete the folder, and folders above it that are empty then."""
         shutil.rmtree(self.path, ignore_errors=True)

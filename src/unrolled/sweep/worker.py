@@ -66,7 +66,7 @@ class Worker:
         try:
             number = devices_wanted(trial.trainer())
             while not self.asked_to_stop():
-                lease = self.devices.lease(number)
+                lease = self.devices.lease(number, trial.run)
                 if lease is None:
                     time.sleep(WAIT)
                     continue
