@@ -1,14 +1,18 @@
 """Every task and every tutorial, trained and tested: writes docs/results.md.
 
     python benchmarks/results.py [--jobs 2] [--only NAME ...]
+    python benchmarks/results.py --sweep runs/sweeps/NAME
 
 Each row is a run of its own with one thread, seed 0. Runs that would take longer than some minutes
 are made shorter, and say so. With --only the other rows stay as they are in docs/results.json.
+With --sweep the table of a sweep that is over is taken up (docs/sweeps.json), beside what the
+task's present default scores with the same fixed parameters, which is run for it.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -19,9 +23,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from unrolled.run.directory import RunDirectory
+from unrolled.sweep.folder import SweepFolder
+from unrolled.sweep.history import Histories
+
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "docs" / "results.md"
 VALUES = ROOT / "docs" / "results.json"
+SWEEPS = ROOT / "docs" / "sweeps.json"
+MOST_TRIALS = 8
+"""Of a sweep that are shown, the best first."""
 
 
 @dataclass(frozen=True)
@@ -122,18 +135,87 @@ TUTORIALS = [
 def run(row: Row) -> dict[str, Any]:
     """Train and test; the row with its results."""
     with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder) / "run"
-        command = [sys.executable, str(ROOT / "train.py"), *row.typed.split()]
-        done = subprocess.run(
-            [*command, "logger=none", "trainer.accelerator=cpu", f"run_dir={directory}"],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
-            cwd=folder, capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode:
-            raise SystemExit(f"{row.typed}: {done.stderr[-2000:]}")
+        directory = train(row.typed.split(), Path(folder))
         result = json.loads((directory / "metrics.json").read_text())
     print(f"{row.name}: {result['seconds']['fit']:.0f} s", flush=True)
     return {**asdict(row), "commit": commit(), **result}
+
+
+def train(typed: list[str], folder: Path) -> Path:
+    """Run `train.py` in a folder; the run directory."""
+    directory = folder / "run"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *typed,
+         "logger=none", "trainer.accelerator=cpu", f"run_dir={directory}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
+        cwd=folder, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{' '.join(typed)}: {done.stderr[-2000:]}")
+    return directory
+
+
+def take_up(path: Path) -> None:
+    """Add a sweep's table and the default's value beside it to docs/sweeps.json."""
+    sweep = SweepFolder(path).sweep
+    fixed = {key: p.ends()[0] for key, p in sweep.parameters.items() if key not in sweep.searched}
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = train([*sweep.arguments(fixed), "test=false"], Path(folder))
+        config = RunDirectory(run_dir).config()
+        history = Histories(run_dir.parent, sweep.metric.name).of(run_dir.name)
+    with (path / "summary" / "trials.csv").open() as file:
+        trials = list(csv.DictReader(file))
+    taken = json.loads(SWEEPS.read_text()) if SWEEPS.exists() else {}
+    taken[path.name] = {
+        "metric": sweep.metric.name,
+        "fixed": sweep.arguments(fixed),
+        "commit": commit(),
+        "default": {"value": sweep.best(history)}
+        | {key: chosen(config, key) for key in sweep.searched},
+        "trials": [
+            {"state": t["state"], "value": t[sweep.metric.name]}
+            | {key: t[key] for key in sweep.searched}
+            for t in trials
+        ],
+    }
+    SWEEPS.write_text(json.dumps(taken, indent=1, default=str) + "\n")
+
+
+def chosen(config: dict[str, Any], key: str) -> Any:
+    """A value of a config; of a section, its class."""
+    value = OmegaConf.select(OmegaConf.create(config), key)
+    return value["_target_"].rpartition(".")[2] if OmegaConf.is_dict(value) else value
+
+
+def sweep_tables() -> list[str]:
+    """The sweeps as Markdown: the best trials, and the default that they were to beat."""
+    lines = []
+    for name, sweep in (json.loads(SWEEPS.read_text()) if SWEEPS.exists() else {}).items():
+        ended = [trial["state"] for trial in sweep["trials"]]
+        counts = ", ".join(f"{ended.count(state)} {state}" for state in dict.fromkeys(ended))
+        keys = [key for key in sweep["default"] if key != "value"]
+        lines += [
+            f"### {name}",
+            "",
+            f"`{' '.join(sweep['fixed'])}`; {counts}; at commit {sweep['commit']}.",
+            "",
+            f"| | {sweep['metric']} | {' | '.join(f'`{key}`' for key in keys)} |",
+            f"| --- | ---: |{' ---: |' * len(keys)}",
+        ]
+        best = [trial for trial in sweep["trials"] if trial["state"] == "finished"][:MOST_TRIALS]
+        for label, row in [("default until then", sweep["default"]), *(("", t) for t in best)]:
+            cells = [label, *(shown(row[key]) for key in ("value", *keys))]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return lines
+
+
+def shown(value: Any) -> str:
+    """A parameter's value, numbers with four digits."""
+    try:
+        return f"{float(value):.4g}"
+    except (TypeError, ValueError):
+        return "-" if value is None else str(value)
 
 
 def commit() -> str:
@@ -201,6 +283,11 @@ def write(results: dict[str, Any]) -> None:
         "",
         *table(TUTORIALS, results),
         "",
+        "## Defaults that a sweep has found",
+        "",
+        "Each trial has as many updates as the default. The best became the default (rounded).",
+        "",
+        *sweep_tables(),
     ]
     OUTPUT.write_text("\n".join(text))
     VALUES.write_text(json.dumps(results, indent=1) + "\n")
@@ -210,7 +297,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=None, metavar="NAME")
+    parser.add_argument("--sweep", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
+    if arguments.sweep is not None:
+        take_up(arguments.sweep)
+        write(json.loads(VALUES.read_text()))
+        return
     rows = [*TASKS, *TUTORIALS]
     results: dict[str, Any] = {}
     if arguments.only is not None:
