@@ -72,3 +72,9 @@ def test_trivial_mistakes_go_with_the_trivial_error_that_is_known() -> None:
     assert scores["test/answers"] == 100 * 220
     assert scores["test/mistakes"] == 875
     assert scores["test/error"] == pytest.approx(875 / 22_000)
+
+
+def test_a_callback_or_logger_of_null_is_left_out() -> None:
+    built = experiment("task=bitcount", "callbacks.progress=null", "logger.wandb=null")
+    assert sorted(built.callbacks) == ["checkpoints", "finite"]
+    assert built.logger == {}

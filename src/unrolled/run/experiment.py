@@ -78,8 +78,9 @@ class Experiment:
         self.trainer = trainer
         self.scheduler = scheduler or None
         self.regularizer = regularizer or {}
-        self.logger = logger or {}
-        self.callbacks = callbacks or {}
+        # `callbacks.progress=null` goes without.
+        self.logger = {name: part for name, part in (logger or {}).items() if part is not None}
+        self.callbacks = {name: p for name, p in (callbacks or {}).items() if p is not None}
         self.name = name
         self.seed = seed
         self.run_dir = run_dir
