@@ -130,9 +130,12 @@ def test_the_vector_of_padding_is_zero_and_never_learns() -> None:
     assert torch.count_nonzero(after[0, 2:]) == 0
 
 
-def test_dropout_sets_its_share_of_channels_to_zero_in_training_only() -> None:
+@pytest.mark.parametrize("kind", [DenseEmbedding, EventEmbedding])
+def test_dropout_sets_its_share_of_channels_to_zero_in_training_only(
+    kind: type[DenseEmbedding] | type[EventEmbedding],
+) -> None:
     torch.manual_seed(0)
-    embedding = EventEmbedding(Schema((Numeric("price"),), 2), dropout=0.25)
+    embedding = kind(Schema((Numeric("price"),), 2), dropout=0.25)
     features = {"price": torch.ones(100, 100)}
     x = embedding(features)
     assert sorted(set(x.flatten().tolist())) == pytest.approx([0.0, 1 / 0.75])

@@ -24,13 +24,17 @@ class DenseEmbedding(nn.Module):
     Args:
         schema: The features.
         size: Channels of a learned linear map on top; None goes without one.
+        dropout: Share of the channels set to zero in training.
     """
 
-    def __init__(self, schema: Schema, size: PositiveInt | None = None) -> None:
+    def __init__(
+        self, schema: Schema, size: PositiveInt | None = None, dropout: Probability = 0.0
+    ) -> None:
         super().__init__()
         self.features = schema.features
         width = sum(f.num_ids if isinstance(f, Categorical) else f.size for f in schema.features)
         self.project = nn.Identity() if size is None else nn.Linear(width, size)
+        self.dropout = nn.Dropout(dropout)
         self.output_size = width if size is None else size
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
@@ -41,8 +45,9 @@ class DenseEmbedding(nn.Module):
             else _as_channels(features[f.name])
             for f in self.features
         ]
-        x: Tensor = self.project(channels[0] if len(channels) == 1 else torch.cat(channels, -1))
-        return x
+        x = self.project(channels[0] if len(channels) == 1 else torch.cat(channels, -1))
+        dropped: Tensor = self.dropout(x)
+        return dropped
 
 
 class EventEmbedding(nn.Module):

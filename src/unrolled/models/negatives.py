@@ -250,8 +250,9 @@ class GBCEHead(NegativesHead):
             are drawn alike.
         calibration: t: 0 is plain binary cross-entropy, 1 gives calibrated probabilities.
         tied: Score with the items' input vectors.
-        scale: Of the cosine; None takes the plain product.
-        bias: Whether each item has a bias.
+        scale: Of the cosine; None takes the plain product, as the paper's.
+        bias: Whether each item has a bias, which starts at its share of the targets. Without, as in
+            the paper, all items first have to learn that they are rare, along one direction.
         dropout: Share of the vector's channels set to zero in training.
     """
 
@@ -265,8 +266,8 @@ class GBCEHead(NegativesHead):
         negatives_power: Power = 0.0,
         calibration: Annotated[float, Field(ge=0, le=1)] = 0.75,
         tied: bool = True,
-        scale: PositiveFloat | None = None,
-        bias: bool = False,
+        scale: PositiveFloat | None = 16.0,
+        bias: bool = True,
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(
