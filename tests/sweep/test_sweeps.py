@@ -104,3 +104,29 @@ def test_a_worker_is_killed_and_the_sweep_joined_again(
 
     show_status(sweep)
     assert capsys.readouterr().out.startswith("4 of 4 trials, 4 finished, best val/loss")
+
+
+def test_trials_are_chosen_by_the_part_that_chose_no_checkpoint(tmp_path: Path) -> None:
+    apart = {"data.hpo_val": {"value": 0.4}, "test": {"value": False}, "optimizer.lr":
+             {"values": [0.001, 0.02]}}  # fmt: skip
+    metric = {"name": "hpo_val/loss", "goal": "minimize"}
+    write(tmp_path, apart, method="grid", metric=metric)
+    done = command("sweep", "tiny.yaml", "--workers", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "sweeps" / "tiny"
+    with (folder / "summary" / "trials.csv").open(newline="") as file:
+        trials = list(csv.DictReader(file))
+    assert [trial["state"] for trial in trials] == ["finished"] * 2
+    for trial in trials:
+        scores = json.loads((folder / trial["trial"] / "metrics.json").read_text())["metrics"]
+        assert float(trial["hpo_val/loss"]) == scores["hpo_val/loss"]["value"]
+        assert scores["hpo_val/sequences"]["value"] == 20
+        logged = [row for row in rows(folder / trial["trial"]) if row["val/loss"]]
+        assert {row["val/sequences"] for row in logged} == {"30.0"}
+        assert float(trial["val/loss"]) == min(float(row["val/loss"]) for row in logged)
+    first, second = (float(trial["hpo_val/loss"]) for trial in trials)
+    assert first < second
+    assert f"2 of 2 trials, 2 finished, best hpo_val/loss {first:.5g} ({trials[0]['trial']})" in (
+        done.stdout
+    )
+    assert f"optimizer.lr={trials[0]['optimizer.lr']}" in done.stdout.partition("best: ")[2]

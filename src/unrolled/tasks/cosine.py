@@ -64,6 +64,8 @@ class Cosine(Regression):
     def on_test_epoch_end(self) -> None:
         """Also run freely."""
         super().on_test_epoch_end()
+        if "test" not in self._tests:
+            return
         generator = self.trainer.datamodule.generator  # type: ignore[attr-defined]
         window, truth = cast(CosineSeries, generator).continuation(self.free_run_steps)
         predictions = self.run_freely(window, self.free_run_steps).cpu()
