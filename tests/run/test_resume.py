@@ -96,6 +96,8 @@ def test_a_killed_run_equals_the_run_that_was_never_stopped(
     assert chaos.differences(expected, chaos.outcome(run)) == []
 
 
+# Of 40 validation sessions hardly one buys.
+@pytest.mark.filterwarnings("ignore:No positive samples")
 def test_what_is_set_apart_is_judged_once_by_all_processes_and_after_kills(
     whole: Callable[[str], RunDirectory],
 ) -> None:
@@ -109,7 +111,7 @@ def test_what_is_set_apart_is_judged_once_by_all_processes_and_after_kills(
         assert float(judged[0]["hpo_val/loss"]) == scores["hpo_val/loss"]["value"]
         assert ("test/loss" in scores) == tested
         alone = evaluate(run.path, [])
-        for metric in ("loss", "auroc", "sequences"):
+        for metric in ("loss", "brier", "sequences"):
             value = scores[f"hpo_val/{metric}"]["value"]
             assert alone[f"hpo_val/{metric}"]["value"] == pytest.approx(value, rel=1e-5)
 
