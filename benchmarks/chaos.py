@@ -60,9 +60,16 @@ RUNS = {
     "packed, dropout": [*SHOP, "data.batching=packed"],
     "stream, workers": [*SHOP, *STREAM, "data.workers=2"],
     "validated by batches": [*BITCOUNT, *BY_BATCHES],
-    "stopped early, EMA": [*SHOP, *EMA, *EARLY, "trainer.limit_train_batches=8"],
+    "stopped early, EMA": [
+        *SHOP,
+        *EMA,
+        *EARLY,
+        "trainer.limit_train_batches=8",
+        "data.hpo_val=0.4",
+        "test=false",
+    ],
     "text, 2 ranks": [*TEXT, *TWO],
-    "stream, 2 ranks": [*SHOP, *TWO, *STREAM],
+    "stream, 2 ranks": [*SHOP, *TWO, *STREAM, "data.hpo_val=0.4"],
     "bucketed, 2 ranks": [*SHOP, *TWO, *BUCKETED, "trainer.accumulate_grad_batches=2"],
 }
 """What is run, by name."""

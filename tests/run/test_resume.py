@@ -23,6 +23,7 @@ from forked import Kill
 from unrolled.errors import UserError
 from unrolled.run.checkpoint_files import damage
 from unrolled.run.directory import RunDirectory
+from unrolled.run.evaluate import evaluate
 from unrolled.run.overrides import read_command_line
 from unrolled.run.resume import resume
 
@@ -93,6 +94,26 @@ def test_a_killed_run_equals_the_run_that_was_never_stopped(
     codes = forked.work_on(run)
     assert not any(codes), (run.path / "output.txt").read_text()
     assert chaos.differences(expected, chaos.outcome(run)) == []
+
+
+# Of 40 validation sessions hardly one buys.
+@pytest.mark.filterwarnings("ignore:No positive samples")
+def test_what_is_set_apart_is_judged_once_by_all_processes_and_after_kills(
+    whole: Callable[[str], RunDirectory],
+) -> None:
+    # The runs above, which those that were killed are equal to.
+    for name, tested in {"stream, 2 ranks": True, "stopped early, EMA": False}.items():
+        run = whole(name)
+        with (run.path / "metrics.csv").open(newline="") as file:
+            judged = [row for row in csv.DictReader(file) if row["hpo_val/loss"]]
+        scores = run.read_json("metrics.json")["metrics"]
+        assert len(judged) == 1
+        assert float(judged[0]["hpo_val/loss"]) == scores["hpo_val/loss"]["value"]
+        assert ("test/loss" in scores) == tested
+        alone = evaluate(run.path, [])
+        for metric in ("loss", "brier", "sequences"):
+            value = scores[f"hpo_val/{metric}"]["value"]
+            assert alone[f"hpo_val/{metric}"]["value"] == pytest.approx(value, rel=1e-5)
 
 
 def test_there_are_at_least_twenty_kills_and_each_kind_of_run_is_killed() -> None:

@@ -72,22 +72,25 @@ def ends(agent: subprocess.Popen[str]) -> str:
 
 @pytest.fixture
 def user(tmp_path: Path) -> Iterator[User]:
-    with WandbServer(extra={"trainer": "cpu", "test": False, **SIZE}).running() as server:
+    with WandbServer(
+        extra={"trainer": "cpu", "test": False, "data.hpo_val": 0.4, **SIZE}
+    ).running() as server:
         yield User(server, tmp_path)
 
 
 def same_history(run: Run, directory: RunDirectory) -> None:
-    """W&B has the rows of metrics.csv, each once and in order; the test is in the summary."""
+    """W&B has the rows of metrics.csv, each once and in order; the end is in the summary."""
     with (directory.path / "metrics.csv").open(newline="") as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
     names = {name for row in rows for name in row} - {"step"}
-    logged = [row for row in rows if not any(name.startswith("test/") for name in row)]
+    last = ("test/", "hpo_val/")
+    logged = [row for row in rows if not any(name.startswith(last) for name in row)]
     assert [
         {"step": row["_step"], **{k: v for k, v in row.items() if k in names}}
         for row in run.history
     ] == logged
-    last = {name: value for row in rows for name, value in row.items() if name != "step"}
-    assert {name: run.summary[name] for name in last} == last
+    newest = {name: value for row in rows for name, value in row.items() if name != "step"}
+    assert {name: run.summary[name] for name in newest} == newest
 
 
 def test_four_trials_by_two_agents_are_runs_of_ours_with_config_history_and_summary(
@@ -118,6 +121,9 @@ def test_four_trials_by_two_agents_are_runs_of_ours_with_config_history_and_summ
         assert run.config["model.hidden_size"] == config["model"]["hidden_size"] == 24
         assert run.config["optimizer"] == config["optimizer"]
         same_history(run, directory)
+        # By which W&B's bayes may choose.
+        scores = directory.read_json("metrics.json")["metrics"]
+        assert run.summary["hpo_val/loss"] == scores["hpo_val/loss"]["value"]
     assert len({run.config["optimizer.lr"] for run in user.server.runs.values()}) == 4
 
 

@@ -102,7 +102,7 @@ def test_a_trial_that_somebody_works_on_is_left_to_him(tmp_path: Path) -> None:
     again = other.claim()
     assert again is not None
     assert again.trial.id == claim.trial.id
-    other.prune(again.trial, 2.0, [3.0, 2.0])
+    other.prune(again.trial, [3.0, 2.0])
     assert other.is_over()
     assert [(t.state, t.value) for t in one.trials()] == [("pruned", 2.0)]
 
@@ -155,6 +155,30 @@ def test_bayes_learns_and_is_the_same_again(tmp_path: Path) -> None:
     # At random a sixth of the points has the smallest size, 3 or 4 of 20.
     assert sum(v["size"] == 16 for v in found[-20:]) >= 9
     assert values("two") == found
+
+
+def test_a_stopped_trial_has_no_value_on_the_part_that_is_only_judged_at_the_end(
+    tmp_path: Path,
+) -> None:
+    space = sweep("bayes", {"size": {"min": 0.0, "max": 1.0}}, name="hpo_val/loss")
+    book = ledger(tmp_path, space, trials=STARTUP + 30, seed=1)
+    while claim := book.claim():
+        size = claim.trial.values["size"]
+        if size > 0.5:
+            # On the other scale they look better than all that are finished.
+            book.prune(claim.trial, [-100.0, -200.0])
+        else:
+            book.finish(claim.trial, abs(size - 0.2), [5.0, 4.0])
+    trials = book.trials()
+    stopped = [trial for trial in trials if trial.state == "pruned"]
+    assert {(t.value, t.watched) for t in stopped} == {(None, -200.0)}
+    assert {t.watched for t in trials if t.state == "finished"} == {4.0}
+    best = book.study.best_trial
+    assert (
+        best.number == min((t for t in trials if t.value is not None), key=lambda t: t.value).number
+    )
+    # The sampler keeps away from them: at random half of the points would be there.
+    assert sum(trial.values["size"] > 0.5 for trial in trials[-20:]) <= 5
 
 
 def test_a_value_that_reaches_the_target_ends_the_search(tmp_path: Path) -> None:

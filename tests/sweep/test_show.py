@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from unrolled.sweep.history import Histories
 from unrolled.sweep.ledger import Trial
 from unrolled.sweep.points import random_raw, values_of
 from unrolled.sweep.repeats import Group
@@ -27,13 +28,13 @@ from unrolled.sweep.space import Sweep
 from unrolled.sweep.summary import importances, write_plots, write_table
 
 
-def sweep(goal: str = "minimize") -> Sweep:
+def sweep(goal: str = "minimize", metric: str = "val/loss") -> Sweep:
     return Sweep(
         Path("x.yaml"),
         {
             "program": "train.py",
             "method": "random",
-            "metric": {"name": "val/loss", "goal": goal},
+            "metric": {"name": metric, "goal": goal},
             "parameters": {
                 "task": {"value": "bitcount"},
                 "model": {"values": ["lstm", "gru"]},
@@ -52,7 +53,7 @@ def trial(number: int, state: Any, value: float | None = None, **more: Any) -> T
 TRIALS = [
     trial(0, "finished", 0.5),
     trial(1, "finished", 0.25),
-    trial(2, "pruned", 0.1),
+    trial(2, "pruned", 0.1, watched=0.1),
     trial(3, "failed", error="RuntimeError: out of memory\nmore"),
     trial(4, "running"),
     trial(5, "running"),
@@ -87,6 +88,38 @@ def test_a_row_has_the_values_that_are_searched() -> None:
     assert line(sweep(), TRIALS[0]) == (
         "id0 finished val/loss 0.5  model=gru optimizer.lr=0.012346 seed=0"
     )
+
+
+def test_what_is_judged_once_and_what_is_watched_are_two_columns(tmp_path: Path) -> None:
+    apart = sweep("maximize", "hpo_val/auroc")
+    trials = [
+        trial(0, "finished", 0.7, watched=0.71),
+        trial(1, "pruned", watched=0.6),
+        trial(2, "finished", 0.8, watched=0.9),
+        # Better than all values, but of the validation.
+        trial(3, "pruned", watched=0.99),
+        trial(4, "running"),
+    ]
+    best_first = ordered(apart, trials)
+    assert [t.id for t in best_first] == ["id2", "id0", "id3", "id1", "id4"]
+    (tmp_path / "id4").mkdir()
+    (tmp_path / "id4" / "metrics.csv").write_text("step,val/auroc\n1,0.5\n2,0.55\n")
+    table = printed(trials_table(apart, best_first, Histories(tmp_path, apart.watched)))
+    cells = [row.split()[:4] for row in table.splitlines() if row.strip(" ─")]
+    assert cells == [
+        ["trial", "state", "hpo_val/auroc", "val/auroc"],
+        ["id2", "finished", "0.8", "0.9"],
+        ["id0", "finished", "0.7", "0.71"],
+        ["id3", "pruned", "-", "0.99"],
+        ["id1", "pruned", "-", "0.6"],
+        ["id4", "running", "-", "0.55"],
+    ]
+    assert line(apart, trials[1]).startswith("id1 pruned val/auroc 0.6 ")
+    assert "best hpo_val/auroc 0.8 (id2)" in headline(apart, trials, 5)
+    write_table(apart, best_first, tmp_path / "trials.csv")
+    with (tmp_path / "trials.csv").open(newline="") as file:
+        told = [(r["hpo_val/auroc"], r["val/auroc"]) for r in csv.DictReader(file)]
+    assert told == [("0.8", "0.9"), ("0.7", "0.71"), ("", "0.99"), ("", "0.6"), ("", "")]
 
 
 def test_names_that_are_the_same_stay_whole() -> None:

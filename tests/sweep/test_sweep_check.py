@@ -72,6 +72,23 @@ def test_our_own_sweeps_have_no_corner_that_fails(path: Path) -> None:
             "x.yaml: metric: test/error: a sweep that looks at the test set has no test left; "
             "did you mean 'val/error'?",
         ),
+        (
+            {},
+            "hpo_val/error",
+            "x.yaml: metric: hpo_val/error: data.hpo_val sets no part of the validation set apart; "
+            "add data.hpo_val: {value: 0.5} to the parameters, or take val/error",
+        ),
+        (
+            {"data.hpo_val": {"value": 0.5}},
+            "hpo_val/eror",
+            "Bitcount logs no such metric; did you mean 'hpo_val/error'?",
+        ),
+        (
+            {"data.hpo_val": {"values": [0.0, 0.5]}},
+            "hpo_val/error",
+            "x.yaml: parameters.data.hpo_val: trials that are judged by different sequences can't "
+            "be compared; give it one value",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_corner_is_told_once(
@@ -81,6 +98,27 @@ def test_what_is_wrong_with_a_corner_is_told_once(
         check_sweep(sweep(parameters, metric))
     assert len(error.value.problems) == 1
     assert message in str(error.value)
+
+
+def test_a_part_of_the_validation_set_that_is_there_may_be_judged_by() -> None:
+    space = sweep({"data.hpo_val": {"value": 0.5}, "seed": {"values": [1, 2]}}, "hpo_val/error")
+    assert check_sweep(space) == Checked(corners=2, all_of_them=True)
+
+
+def test_that_wandb_stops_no_trial_by_what_is_judged_once_is_a_note() -> None:
+    content: dict[str, Any] = {
+        "program": "train.py",
+        "method": "random",
+        "metric": {"name": "hpo_val/error"},
+        "parameters": {"task": {"value": "bitcount"}, "data.hpo_val": {"value": 0.5}},
+        "early_terminate": {"type": "hyperband", "min_iter": 3},
+    }
+    assert Sweep(Path("x.yaml"), content).notes == [
+        "early_terminate: of hpo_val/error there is one value, at the end of a run: W&B stops no "
+        "trial by it; `unrolled sweep` stops by val/error"
+    ]
+    content["metric"]["name"] = "val/error"
+    assert Sweep(Path("x.yaml"), content).notes == []
 
 
 def test_all_corners_of_a_small_space_and_the_pairs_of_choices_of_a_large_one() -> None:

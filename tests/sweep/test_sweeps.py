@@ -9,13 +9,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import forked
 import pytest
 import yaml
 
-from unrolled.sweep.engine import show_status
+from unrolled.run.directory import RunDirectory
+from unrolled.sweep import trial as trial_module
+from unrolled.sweep.devices import Lease
+from unrolled.sweep.engine import make_console, show_status, sum_up
 from unrolled.sweep.folder import open_sweep
+from unrolled.sweep.trial import TrialProcess
 
 pytestmark = pytest.mark.process
 
@@ -104,3 +110,46 @@ def test_a_worker_is_killed_and_the_sweep_joined_again(
 
     show_status(sweep)
     assert capsys.readouterr().out.startswith("4 of 4 trials, 4 finished, best val/loss")
+
+
+def test_trials_are_chosen_by_the_part_that_chose_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def start(run: RunDirectory, variables: dict[str, str], **popen: Any) -> Any:
+        (code,) = forked.work_on(run)
+        return SimpleNamespace(poll=lambda: code, wait=lambda timeout=None: code)
+
+    monkeypatch.setattr(trial_module, "start", start)
+    apart = {
+        "data.hpo_val": {"value": 0.4},
+        "test": {"value": False},
+        "optimizer.lr": {"values": [0.001, 0.02]},
+    }
+    metric = {"name": "hpo_val/loss", "goal": "minimize"}
+    sweep = open_sweep(write(tmp_path, apart, method="grid", metric=metric), None, None, [])
+    ledger = sweep.ledger()
+    while claim := ledger.claim():
+        TrialProcess(sweep, ledger, claim.trial, lambda: False).work(Lease([], []))
+        claim.release()
+    assert sum_up(sweep, ledger, make_console()) == 0
+    with (sweep.path / "summary" / "trials.csv").open(newline="") as file:
+        trials = list(csv.DictReader(file))
+    assert [trial["state"] for trial in trials] == ["finished"] * 2
+    for trial in trials:
+        run = RunDirectory(sweep.path / trial["trial"])
+        scores = run.read_json("metrics.json")["metrics"]
+        assert float(trial["hpo_val/loss"]) == scores["hpo_val/loss"]["value"]
+        assert scores["hpo_val/sequences"]["value"] == 20
+        logged = [row for row in rows(run.path) if row["val/loss"]]
+        assert {row["val/sequences"] for row in logged} == {"30.0"}
+        assert float(trial["val/loss"]) == min(float(row["val/loss"]) for row in logged)
+    first, second = (float(trial["hpo_val/loss"]) for trial in trials)
+    assert first < second
+    told = capsys.readouterr().out
+    assert (
+        f"2 of 2 trials, 2 finished, best hpo_val/loss {first:.5g} ({trials[0]['trial']})" in told
+    )
+    assert f"optimizer.lr={trials[0]['optimizer.lr']}" in told.partition("best: ")[2]
+    assert (sweep.path / "summary" / "slices.png").is_file()

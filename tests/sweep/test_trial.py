@@ -18,6 +18,7 @@ from unrolled.sweep import trial as trial_module
 from unrolled.sweep.devices import Lease
 from unrolled.sweep.folder import SweepFolder, open_sweep
 from unrolled.sweep.ledger import Claim, Ledger, Trial
+from unrolled.sweep.show import ordered
 from unrolled.sweep.trial import TrialProcess, command
 
 HEAD = (
@@ -128,6 +129,58 @@ def test_a_trial_that_others_are_better_than_is_pruned(
     noted = work(sweep, ledger, "log('1,1,0.9', '2,1,0.8'); time.sleep(60)", monkeypatch)
     assert (noted.state, noted.value) == ("pruned", 0.8)
     assert ledger.is_over()
+
+
+HPO = {
+    "metric": {"name": "hpo_val/loss"},
+    "parameters": {
+        "task": {"value": "bitcount"},
+        "optimizer.lr": {"min": 0.01, "max": 0.1},
+        "data.hpo_val": {"value": 0.5},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "state", "value", "error"),
+    [
+        ({"hpo_val/loss": {"value": 0.7}, "test/loss": {"value": 0.1}}, "finished", 0.7, None),
+        ({"hpo_val/loss": {"value": None}}, "failed", None, "hpo_val/loss is not finite"),
+        ({}, "failed", None,
+         "the run's metrics.json has no hpo_val/loss: was data.hpo_val judged?"),
+    ],
+    ids=["finished", "not finite", "not judged"],
+)  # fmt: skip
+def test_what_is_judged_once_is_the_value_whatever_the_validation_says(
+    folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch,
+    metrics: dict[str, Any], state: str, value: float | None, error: str | None,
+) -> None:  # fmt: skip
+    sweep = folder(**HPO)
+    script = (
+        "log('1,2,0.5', '2,1,0.3', '3,1,0.4');"
+        f"json.dump({{'metrics': {metrics!r}}}, open('metrics.json', 'w'));"
+        "status(state='finished')"
+    )
+    noted = work(sweep, sweep.ledger(), script, monkeypatch)
+    assert (noted.state, noted.value, noted.error) == (state, value, error)
+    assert noted.watched == (0.3 if state == "finished" else None)
+
+
+def test_early_termination_goes_by_the_validation_and_who_is_stopped_does_not_win(
+    folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = folder(trials=3, early_terminate={"type": "hyperband", "min_iter": 2}, **HPO)
+    ledger = sweep.ledger()
+    for value in ("0.1", "0.2"):
+        done = (
+            f"log('1,1,0.9', '2,1,{value}');"
+            "json.dump({'metrics': {'hpo_val/loss': {'value': 7.5}}}, open('metrics.json', 'w'));"
+            "status(state='finished')"
+        )
+        assert work(sweep, ledger, done, monkeypatch).state == "finished"
+    noted = work(sweep, ledger, "log('1,1,0.9', '2,1,0.8'); time.sleep(60)", monkeypatch)
+    assert (noted.state, noted.value, noted.watched) == ("pruned", None, 0.8)
+    assert [t.value for t in ordered(sweep.sweep, ledger.trials())] == [7.5, 7.5, None]
 
 
 def test_what_is_interrupted_stays_in_the_ledger_and_goes_on_in_its_run_directory(

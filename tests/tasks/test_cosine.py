@@ -64,7 +64,7 @@ def judged(predictions: Tensor, **options: Any) -> dict[str, float]:
     task.run_freely = lambda window, steps: predictions  # type: ignore[method-assign]
     task._tests = []
     task._trainer = SimpleNamespace(  # type: ignore[assignment]
-        datamodule=SimpleNamespace(generator=SERIES),
+        datamodule=SimpleNamespace(generator=SERIES, with_tests=True),
         global_step=0,
         world_size=1,
         loggers=[],

@@ -30,6 +30,7 @@ from unrolled.data.prepare import (
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Schema
 from unrolled.data.store import JaggedSequences, Target, read_meta
 from unrolled.data.streams import StreamLoader
+from unrolled.data.tuning import Share
 from unrolled.errors import UserError
 
 Batching: TypeAlias = Literal["random", "bucketed", "packed", "stream"]
@@ -66,6 +67,8 @@ class EventData(SequenceData):
             same.
         workers: Processes that gather batches ahead; 0 gathers in the one that trains, which takes
             at most 2 % of a step. They gather on the CPU: `auto` takes memory or the disk then.
+        hpo_val: Share of the validation sequences by which configurations are chosen, apart from
+            those by which the checkpoint is.
     """
 
     def __init__(
@@ -85,8 +88,9 @@ class EventData(SequenceData):
         threads: PositiveInt | None = None,
         engine: EngineName = "duckdb",
         workers: NonNegativeInt = 0,
+        hpo_val: Share = 0.0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers)
+        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers, hpo_val)
         if workers and placement == "device":
             raise UserError(
                 f"data.workers={workers}: processes gather on the CPU, and data.placement=device "
@@ -237,7 +241,7 @@ class EventData(SequenceData):
 
     def best_possible(self) -> dict[str, float]:
         """What the law of generated events allows on the test split, where it is known."""
-        if not isinstance(self.log_source, KnownLaw):
+        if not (self.with_tests and isinstance(self.log_source, KnownLaw)):
             return {}
         folder = self._schema_dir or self.store
         columns = [f.name for f in self.schema.features if isinstance(f, Categorical)]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unrolled.data.batching import BatchLoader, Loader, Source
 from unrolled.data.schema import Schema
+from unrolled.data.tuning import HPO_VAL, parts
 from unrolled.data.workers import WorkerLoader
 from unrolled.errors import UserError
 
@@ -31,10 +32,22 @@ class SequenceData(lightning.LightningDataModule, ABC):
         seed: Of that order.
         workers: Processes that gather batches ahead; see `WorkerLoader`. 0 gathers in the process
             that trains, which takes at most a few hundredths of a step.
+        hpo_val: Share of the validation set that is set apart to choose a configuration by. What
+            says when to stop and which checkpoint is best never sees it; it is judged once, at the
+            end of a run, under `hpo_val/`.
     """
 
+    with_tests = True
+    """Whether `test_sources` has the test sets; else only what configurations are chosen by."""
+
     def __init__(
-        self, batch_size: int, eval_batch_size: int, shuffle: bool, seed: int, workers: int = 0
+        self,
+        batch_size: int,
+        eval_batch_size: int,
+        shuffle: bool,
+        seed: int,
+        workers: int = 0,
+        hpo_val: float = 0.0,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
@@ -42,6 +55,7 @@ class SequenceData(lightning.LightningDataModule, ABC):
         self.shuffle = shuffle
         self.seed = seed
         self.workers = workers
+        self.hpo_val = hpo_val
         self._train_loader: Loader | None = None
         self._position: dict[str, int] | None = None
 
@@ -79,8 +93,23 @@ class SequenceData(lightning.LightningDataModule, ABC):
         return {}
 
     def test_sources(self) -> dict[str, Source]:
-        """Every test set by the prefix of its metrics: `test`, and the further ones."""
-        return {"test": self.source("test"), **self.further_tests()}
+        """What is judged at the end, by the prefix of its metrics.
+
+        `test`, the further test sets, and `hpo_val` where it is set apart.
+        """
+        tests = {"test": self.source("test"), **self.further_tests()} if self.with_tests else {}
+        if self.hpo_val:
+            tests[HPO_VAL] = parts(self.source("val"), self.hpo_val)[1]
+        return tests
+
+    def validation(self) -> Source:
+        """The validation sequences that say when to stop and which checkpoint is best.
+
+        Raises:
+            UserError: When `hpo_val` leaves none of them, or takes none.
+        """
+        whole = self.source("val")
+        return parts(whole, self.hpo_val)[0] if self.hpo_val else whole
 
     def sequence_ids(self, split: Split) -> pa.Array | None:
         """The names that the sequences of a split have in their source, if any."""
@@ -197,7 +226,7 @@ class SequenceData(lightning.LightningDataModule, ABC):
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Validation batches; none where there is no validation set."""
-        loader = self.loader("val")
+        loader = self.loader("val", self.validation())
         return loader if len(loader) else []
 
     def test_dataloader(self) -> list[Loader]:

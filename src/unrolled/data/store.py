@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,17 +153,24 @@ class JaggedSequences:
     def copy_to(self, device: torch.device) -> JaggedSequences:
         """The sequences with their columns in the memory of `device`; lengths stay on the CPU."""
 
-        def copy(values: Tensor) -> Tensor:
+        def moved(values: Tensor) -> Tensor:
             return values.to(device, copy=True)
 
-        return JaggedSequences(
-            {name: copy(values) for name, values in self.columns.items()},
-            self.offsets,
-            None if self.labels is None else copy(self.labels),
-            None if self.times is None else copy(self.times),
-            self.target,
-            self.target_feature,
-        )
+        there = copy.copy(self)
+        there.columns = {name: moved(values) for name, values in self.columns.items()}
+        there.labels = None if self.labels is None else moved(self.labels)
+        there.times = None if self.times is None else moved(self.times)
+        return there
+
+    def take(self, rows: Tensor) -> JaggedSequences:
+        """The sequences `rows`, `[sequence]` int64 on the CPU; no event is copied."""
+        some = copy.copy(self)
+        some.starts, some.lengths = self.starts[rows], self.lengths[rows]
+        some._rows = self.rows[rows]
+        some.labels = None if self.labels is None else self.labels[self._put(rows)]
+        # There is something between them now.
+        del some.offsets
+        return some
 
     def gather(self, indices: Tensor) -> SequenceBatch:
         """The sequences `indices` as one batch, padded to its longest.

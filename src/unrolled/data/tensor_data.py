@@ -21,9 +21,15 @@ class TensorData(SequenceData):
     """Three splits as padded tensors on the device that trains; see `SequenceData`."""
 
     def __init__(
-        self, batch_size: int, eval_batch_size: int, shuffle: bool, seed: int, workers: int = 0
+        self,
+        batch_size: int,
+        eval_batch_size: int,
+        shuffle: bool,
+        seed: int,
+        workers: int = 0,
+        hpo_val: float = 0.0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers)
+        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers, hpo_val)
         self._splits: dict[str, TensorSequences] = {}
 
     @abstractmethod

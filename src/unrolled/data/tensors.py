@@ -39,6 +39,12 @@ class TensorSequences:
         """The first `count` sequences."""
         return self.where(torch.arange(len(self)) < count)
 
+    def take(self, rows: Tensor) -> TensorSequences:
+        """The sequences `rows`, `[sequence]` int64 on the CPU."""
+        on_device = rows.to(self._targets.device)
+        features = {name: values[on_device] for name, values in self.features.items()}
+        return TensorSequences(features, self._targets[on_device], self.lengths[rows])
+
     def where(self, chosen: Tensor) -> TensorSequences:
         """The sequences for which `chosen`, `[sequence]` bool, is true."""
         features = {name: values[chosen] for name, values in self.features.items()}

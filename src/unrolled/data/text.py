@@ -18,6 +18,7 @@ from unrolled.data.schema import PADDING_ID, UNKNOWN_ID, Categorical, Schema
 from unrolled.data.streams import StreamLoader
 from unrolled.data.tables import read_text_columns, require_column
 from unrolled.data.tensors import TensorSequences
+from unrolled.data.tuning import Share
 from unrolled.errors import UserError
 
 
@@ -141,6 +142,8 @@ class TextData(SequenceData):
         bptt: Steps of a window; gradients end at its beginning, the state is carried on.
         seed: Of a generated text.
         workers: Processes that gather batches ahead; 0 gathers in the one that trains.
+        hpo_val: Share of the validation streams, whole ones, by which configurations are chosen,
+            apart from those by which the checkpoint is.
     """
 
     def __init__(
@@ -151,8 +154,9 @@ class TextData(SequenceData):
         bptt: PositiveInt = 32,
         seed: int = 0,
         workers: NonNegativeInt = 0,
+        hpo_val: Share = 0.0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, False, seed, workers)
+        super().__init__(batch_size, eval_batch_size, False, seed, workers, hpo_val)
         self.symbols = source
         self.bptt = bptt
         self._sources: dict[str, TensorSequences] = {}

@@ -31,6 +31,9 @@ CHANGEABLE = (
 def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None) -> dict[str, Any]:
     """Test the best checkpoint of a run on one process.
 
+    With `data.hpo_val` the part of the validation set that it sets apart is judged, too, unless
+    the data are changed.
+
     Args:
         run_dir: The run.
         overrides: Values to change, of the keys in `CHANGEABLE`.
@@ -90,7 +93,11 @@ def _changed(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     changed = OmegaConf.merge(OmegaConf.create({**config, **unused}), typed)
     plain = OmegaConf.to_container(changed)
     assert isinstance(plain, dict)
-    return check(
+    complete = check(
         {str(k): v for k, v in plain.items()},
         lambda key: "command line" if ".".join(key) in line.values else "",
     )
+    if any(key.startswith("data.") and key != "data.store_dir" for key in line.values):
+        # What was set apart is a part of the run's own validation set.
+        complete["data"].pop("hpo_val", None)
+    return complete

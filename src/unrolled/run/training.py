@@ -64,7 +64,8 @@ def train(run: RunDirectory) -> None:
     fit_seconds = time.monotonic() - began
     steps = trainer.global_step
     scores: dict[str, Any] = {}
-    if experiment.test:
+    if experiment.test or data.hpo_val:
+        data.with_tests = experiment.test
         best = trainer.strategy.broadcast(run.best_checkpoint())
         load_weights(task, best)
         began = time.monotonic()
@@ -72,7 +73,7 @@ def train(run: RunDirectory) -> None:
             trainer.test(task, datamodule=data, verbose=False)
         scores = judge(task, data)
     if trainer.is_global_zero:
-        references = task.references(data) if scores else {}
+        references = task.references(data) if experiment.test else {}
         run.write_json(
             "metrics.json",
             {
@@ -91,7 +92,7 @@ def train(run: RunDirectory) -> None:
                 },
             },
         )
-        if scores:
+        if experiment.test:
             finish(run, task, data)
     # Leave together: a process that ends while its group is open may be aborted, and torchrun then
     # stops the first in the middle of its writing.
@@ -136,7 +137,7 @@ def build_trainer(
             "trainer.reload_dataloaders_every_n_epochs: a loader knows its epoch, and a new one "
             "would begin with the first again; leave it out"
         )
-    validates = len(data.source("val")) > 0 and node.get("limit_val_batches", 1) != 0
+    validates = len(data.validation()) > 0 and node.get("limit_val_batches", 1) != 0
     supplied = {
         "run_dir": run.path,
         "config": run.config(),

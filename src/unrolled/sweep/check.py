@@ -15,7 +15,7 @@ from unrolled.run.overrides import read_command_line
 from unrolled.run.targets import allow
 from unrolled.sweep.distributions import Categorical
 from unrolled.sweep.metric_names import require_logged
-from unrolled.sweep.space import Sweep, Values
+from unrolled.sweep.space import TUNING, Sweep, Values
 
 MOST_CORNERS = 200
 """Compositions of a check, at some 50 ms each."""
@@ -43,16 +43,21 @@ def check_sweep(sweep: Sweep, most: int = MOST_CORNERS) -> Checked:
         UserError: With every problem that was found, each once, with the file, the key and the
             nearest valid name.
     """
+    if f"data.{TUNING}" in sweep.searched:
+        raise UserError(
+            f"{sweep.path}: parameters.data.{TUNING}: trials that are judged by different "
+            "sequences can't be compared; give it one value"
+        )
     found: dict[str, list[Values]] = {}
     corners = list(corners_of(sweep, most))
     metric_of: set[str] = set()
     for values in corners:
         try:
-            task = compose_trial(sweep, values).config["task"]
-            key = repr(sorted(task.items(), key=str))
+            config = compose_trial(sweep, values).config
+            key = repr((sorted(config["task"].items(), key=str), config["data"].get(TUNING)))
             if key not in metric_of:
                 metric_of.add(key)
-                require_logged(sweep.metric.name, task, "metric")
+                require_logged(sweep.metric.name, config, "metric")
         except UserError as error:
             for problem in error.problems:
                 found.setdefault(problem.removeprefix(_TYPED), []).append(values)

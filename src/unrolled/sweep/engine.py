@@ -41,7 +41,7 @@ class Engine:
         self.ledger: Ledger = folder.ledger()
         self.workers = workers
         self.console = make_console()
-        self.histories = Histories(folder.path, folder.sweep.metric.name)
+        self.histories = Histories(folder.path, folder.sweep.watched)
         self.interrupted = False
         self._processes: list[subprocess.Popen[bytes]] = []
         self._told: dict[str, str] = {}
@@ -131,7 +131,7 @@ def show_status(folder: SweepFolder) -> None:
     trials = folder.ledger().trials()
     console = make_console()
     console.print(show.headline(folder.sweep, trials, folder.plan.trials))
-    histories = Histories(folder.path, folder.sweep.metric.name)
+    histories = Histories(folder.path, folder.sweep.watched)
     rows = show.ordered(folder.sweep, trials)[: show.MOST_ROWS]
     console.print(show.trials_table(folder.sweep, rows, histories))
     _print_errors(console, trials)

@@ -14,7 +14,7 @@ class Histories:
 
     Args:
         folder: Of the sweep.
-        metric: Its name.
+        metric: Its name; see `Sweep.watched`.
     """
 
     def __init__(self, folder: Path, metric: str) -> None:

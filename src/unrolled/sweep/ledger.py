@@ -53,7 +53,8 @@ class Trial:
         id: Of its resolved config; the name of its run directory.
         values: Of all parameters.
         state: Where it is.
-        value: The metric, of a finished one.
+        value: The metric; None of one that came to no result.
+        watched: The best value of `Sweep.watched`, of one that is over.
         error: Why it failed.
         started: Seconds since 1970.
         seconds: From its first start to its end; of a running one until now.
@@ -65,6 +66,7 @@ class Trial:
     state: State
     value: float | None = None
     error: str | None = None
+    watched: float | None = None
     started: float = 0.0
     seconds: float = 0.0
 
@@ -140,7 +142,7 @@ class Ledger:
     def trials(self) -> list[Trial]:
         """All trials in their order, each once."""
         noted = ((frozen, _noted(frozen)) for frozen in self._frozen())
-        return [_trial(frozen) for frozen, note in noted if note and "same_as" not in note]
+        return [self._trial(frozen) for frozen, note in noted if note and "same_as" not in note]
 
     def claim(self) -> Claim | None:
         """A trial to work on: one whose worker died, or a new one; None where there is none now."""
@@ -174,9 +176,12 @@ class Ledger:
         """Note the metric of a trial that is over."""
         self._tell(trial, TrialState.COMPLETE, history, value=value)
 
-    def prune(self, trial: Trial, value: float, history: list[float]) -> None:
-        """Note that a trial was stopped because others are better."""
-        self.storage.set_trial_user_attr(self._trial_id(trial), "value", value)
+    def prune(self, trial: Trial, history: list[float]) -> None:
+        """Note that a trial was stopped because others are better.
+
+        Optuna's samplers place it behind all that are finished, by how far it came and by its last
+        value of `Sweep.watched`: these are only compared with each other.
+        """
         self._tell(trial, TrialState.PRUNED, history)
 
     def fail(self, trial: Trial, error: str) -> None:
@@ -253,6 +258,30 @@ class Ledger:
             if not frozen.state.is_finished() and not _noted(frozen):
                 self.study.tell(frozen.number, state=TrialState.FAIL)
 
+    def _trial(self, frozen: FrozenTrial) -> Trial:
+        note = _noted(frozen)
+        state = _STATES[frozen.state]
+        seen = list(frozen.intermediate_values.values())
+        watched = self.sweep.best(seen) if seen else None
+        value = None
+        if state == "finished":
+            value = frozen.values[0]
+        elif self.sweep.watched == self.sweep.metric.name:
+            value = watched
+        ended = frozen.datetime_complete
+        end = ended.timestamp() if ended else time.time()
+        return Trial(
+            frozen.number,
+            note["id"],
+            note["values"],
+            state,
+            value,
+            frozen.user_attrs.get("error"),
+            watched,
+            note["started"],
+            end - note["started"],
+        )
+
     def _frozen(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
@@ -285,24 +314,6 @@ class Ledger:
 def _hash(values: Values) -> str:
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def _trial(frozen: FrozenTrial) -> Trial:
-    attributes, note = frozen.user_attrs, _noted(frozen)
-    state = _STATES[frozen.state]
-    ended = frozen.datetime_complete
-    end = ended.timestamp() if ended else time.time()
-    value = frozen.values[0] if state == "finished" else attributes.get("value")
-    return Trial(
-        frozen.number,
-        note["id"],
-        note["values"],
-        state,
-        value,
-        attributes.get("error"),
-        note["started"],
-        end - note["started"],
-    )
 
 
 def _noted(frozen: FrozenTrial) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import griffe
 
 from unrolled.errors import UserError, did_you_mean
 from unrolled.run.signatures import find_object, read_signature
+from unrolled.sweep.space import TUNING
 
 ANY = "*"
 _LOSS = "loss"
@@ -35,35 +36,44 @@ def metric_names(task: dict[str, Any]) -> list[str]:
         return [ANY]
 
 
-def require_logged(metric: str, task: dict[str, Any], where: str) -> None:
+def require_logged(metric: str, config: dict[str, Any], where: str) -> None:
     """Refuse a metric that trials would not log, or that they may not be chosen by.
 
     Args:
-        metric: With its split: `val/loss`.
-        task: The config of the task.
+        metric: With its split: `val/loss`, `hpo_val/loss`.
+        config: The config of a trial.
         where: For the message.
 
     Raises:
         UserError: With the nearest name.
     """
     split, _, name = metric.rpartition("/")
+    task = config["task"]
     names = metric_names(task)
     logged = ["train/loss", *(f"val/{n}" for n in names)]
+    tuning = [f"{TUNING}/{n}" for n in names]
+    if config["data"].get(TUNING):
+        logged += tuning
+    elif _is_among(metric, tuning):
+        raise UserError(
+            f"{where}: {metric}: data.{TUNING} sets no part of the validation set apart; add "
+            f"data.{TUNING}: {{value: 0.5}} to the parameters, or take val/{name}"
+        )
     if split == "test" or split.startswith("test"):
         raise UserError(
             f"{where}: {metric}: a sweep that looks at the test set has no test left; "
             f"{did_you_mean(f'val/{name}', logged)}"
         )
-    if not any(fnmatchcase(metric, _pattern(known)) for known in logged):
+    if not _is_among(metric, logged):
         kind = str(task["_target_"]).rpartition(".")[2]
         shown = [known for known in logged if ANY not in known]
         raise UserError(f"{where}: {metric}: {kind} logs no such metric; "
                         f"{did_you_mean(metric, shown)}")  # fmt: skip
 
 
-def _pattern(name: str) -> str:
+def _is_among(metric: str, names: list[str]) -> bool:
     # Brackets are no wildcards of ours.
-    return name.replace("[", "[[]")
+    return any(fnmatchcase(metric, known.replace("[", "[[]")) for known in names)
 
 
 def _of_class(cls: griffe.Object, task: dict[str, Any]) -> list[str]:

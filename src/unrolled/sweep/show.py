@@ -53,7 +53,12 @@ def ordered(sweep: Sweep, trials: list[Trial]) -> list[Trial]:
     """The best finished trials first, then those that were stopped, then the others."""
     sign = 1 if sweep.metric.goal == "minimize" else -1
     rank = {"finished": 0, "pruned": 1, "running": 2, "failed": 3}
-    return sorted(trials, key=lambda t: (rank[t.state], sign * (t.value or 0.0), t.number))
+
+    def judged(trial: Trial) -> float:
+        # Of those that were stopped none has a value where it is only measured at the end.
+        return (trial.watched if trial.value is None else trial.value) or 0.0
+
+    return sorted(trials, key=lambda t: (rank[t.state], sign * judged(t), t.number))
 
 
 def trials_table(sweep: Sweep, trials: list[Trial], histories: Histories | None = None) -> Table:
@@ -62,16 +67,22 @@ def trials_table(sweep: Sweep, trials: list[Trial], histories: Histories | None 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("trial", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column(sweep.metric.name, justify="right", no_wrap=True)
+    names = list(dict.fromkeys((sweep.metric.name, sweep.watched)))
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     for name in short_names(searched):
         table.add_column(name, overflow="fold")
     for trial in trials:
+        watched = trial.watched
+        if watched is None and histories is not None and (seen := histories.of(trial.id)):
+            watched = seen[-1]
         value = trial.value
-        if value is None and histories is not None and (seen := histories.of(trial.id)):
-            value = seen[-1]
+        if value is None and len(names) == 1:
+            value = watched
+        told = [number(value), number(watched)][: len(names)]
         cells = [shown(trial.values.get(key)) for key in searched]
-        table.add_row(trial.id, trial.state, number(value), duration(trial.seconds), *cells)
+        table.add_row(trial.id, trial.state, *told, duration(trial.seconds), *cells)
     return table
 
 
@@ -104,7 +115,7 @@ def line(sweep: Sweep, trial: Trial) -> str:
     values = " ".join(f"{key}={shown(trial.values.get(key))}" for key in sweep.searched)
     told = {
         "finished": f"{sweep.metric.name} {number(trial.value)}",
-        "pruned": f"{sweep.metric.name} {number(trial.value)}",
+        "pruned": f"{sweep.watched} {number(trial.watched)}",
         "failed": (trial.error or "").partition("\n")[0][:LONGEST_ERROR],
     }.get(trial.state, "")
     return f"{trial.id} {trial.state}{' ' if told else ''}{told}  {values}"

@@ -27,6 +27,10 @@ PROGRAM = "train.py"
 ARGUMENTS = "${args_no_hyphens}"
 """W&B's macro for `key=value`, the only form that train.py takes."""
 
+TUNING = "hpo_val"
+"""The prefix of what is measured once, at the end of a run, on `data.hpo_val` of the validation
+set."""
+
 _MACROS = ("${env}", "${interpreter}", "${program}", ARGUMENTS)
 _COMMAND = ["${env}", "${interpreter}", "${program}", ARGUMENTS]
 
@@ -119,6 +123,11 @@ class Sweep:
         self.command = [str(part) for part in file.command]
         self.extra: list[str] = []
         self.notes = _of_wandb_only(content["parameters"])
+        if self.early_terminate is not None and self.watched != self.metric.name:
+            self.notes.append(
+                f"early_terminate: of {self.metric.name} there is one value, at the end of a run: "
+                f"W&B stops no trial by it; `unrolled sweep` stops by {self.watched}"
+            )
         self._check_program(file.program)
         self._check_method()
 
@@ -139,6 +148,16 @@ class Sweep:
         parameters = {key: p.model_dump() for key, p in self.parameters.items()}
         text = repr((parameters, self.method, self.metric, self.early_terminate, self.command))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def watched(self) -> str:
+        """The metric that says before a trial's end how good it is; early termination goes by it.
+
+        That of the sweep, or the same one on the rest of the validation set where that of the
+        sweep is only measured at the end.
+        """
+        split, _, name = self.metric.name.partition("/")
+        return f"val/{name}" if split == TUNING else self.metric.name
 
     def better(self, value: float, than: float) -> bool:
         """Whether one value of the metric is better than another."""

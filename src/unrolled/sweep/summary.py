@@ -64,12 +64,15 @@ def study_of_values(sweep: Sweep, trials: list[Trial]) -> optuna.Study:
 def write_table(sweep: Sweep, trials: list[Trial], path: Path) -> None:
     """All trials as CSV."""
     keys = list(sweep.parameters)
+    # What early termination went by, where that is another metric.
+    watched = [sweep.watched] if sweep.watched != sweep.metric.name else []
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["trial", "state", sweep.metric.name, "seconds", "error", *keys])
+        writer.writerow(["trial", "state", sweep.metric.name, *watched, "seconds", "error", *keys])
         for t in trials:
             values = [t.values.get(key) for key in keys]
-            writer.writerow([t.id, t.state, t.value, round(t.seconds, 1), t.error, *values])
+            told = [t.value, t.watched][: 1 + len(watched)]
+            writer.writerow([t.id, t.state, *told, round(t.seconds, 1), t.error, *values])
 
 
 def write_plots(sweep: Sweep, trials: list[Trial], folder: Path) -> list[Path]:

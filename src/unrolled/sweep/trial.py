@@ -21,6 +21,7 @@ from unrolled.sweep.history import Histories
 from unrolled.sweep.hyperband import should_stop
 from unrolled.sweep.ledger import Ledger, Trial
 from unrolled.sweep.space import PROGRAM
+from unrolled.sweep.value import value_of
 
 LOOK_EVERY = 0.25
 """Seconds between two looks at a trial that runs."""
@@ -53,7 +54,7 @@ class TrialProcess:
         self.trial = trial
         self.asked_to_stop = asked_to_stop
         self.run = RunDirectory(folder.path / trial.id)
-        self.histories = Histories(folder.path, self.sweep.metric.name)
+        self.histories = Histories(folder.path, self.sweep.watched)
 
     def trainer(self) -> dict[str, Any]:
         """The config of the trial's trainer, from its run directory or newly composed.
@@ -123,19 +124,18 @@ class TrialProcess:
         return ended, settle(self.run, code)
 
     def note(self, code: int) -> None:
-        """Tell the ledger how the run ended."""
-        status = self.run.status()
-        history = self.histories.of(self.trial.id)
-        finite = [value for value in history if math.isfinite(value)]
-        name = self.sweep.metric.name
+        """Tell the ledger how the run ended.
+
+        Raises:
+            UserError: When it is finished and has no value.
+        """
         if code != FINISHED:
+            status = self.run.status()
             self.ledger.fail(self.trial, str(status.get("error") or f"exit code {code}"))
-        elif not history:
-            self.ledger.fail(self.trial, f"the run never logged {name}: has it a validation set?")
-        elif not finite:
-            self.ledger.fail(self.trial, f"{name} is not finite: {history[-1]}")
-        else:
-            self.ledger.finish(self.trial, self.sweep.best(finite), finite)
+            return
+        history = self.histories.of(self.trial.id)
+        value = value_of(self.sweep, self.run, history)
+        self.ledger.finish(self.trial, value, [seen for seen in history if math.isfinite(seen)])
 
     def _reason(self, seconds: float) -> Ended:
         if self.asked_to_stop():
@@ -157,7 +157,7 @@ class TrialProcess:
         """Tell the ledger of a trial that was ended, unless it is to go on later."""
         if ended == "pruned":
             history = [v for v in self.histories.of(self.trial.id) if math.isfinite(v)]
-            self.ledger.prune(self.trial, self.sweep.best(history), history)
+            self.ledger.prune(self.trial, history)
         elif ended == "too long":
             limit = self.folder.plan.time_limit
             self.ledger.fail(self.trial, f"took longer than the time limit of {limit:g} s")

@@ -19,6 +19,7 @@ from unrolled.data.batching import Source
 from unrolled.data.module import SequenceData, Split
 from unrolled.data.schema import Numeric, Schema
 from unrolled.data.tables import read_text_columns, require_column
+from unrolled.data.tuning import Share
 from unrolled.errors import UserError
 
 LONGEST_ENUMERATED = 22
@@ -48,6 +49,12 @@ class BitStrings:
         bits = self.bits[on_device, : int(lengths.max())]
         return SequenceBatch({"bit": bits.float()}, lengths, bits.sum(1), on_device)
 
+    def take(self, rows: Tensor) -> BitStrings:
+        """The strings `rows`, `[string]` int64 on the CPU."""
+        return BitStrings(
+            self.bits[rows.to(self.bits.device)], self.lengths[rows], self.bits.device
+        )
+
     def targets(self) -> Tensor:
         """Number of ones, `[string]` int64."""
         return self.bits.sum(1)
@@ -68,6 +75,8 @@ class BitcountData(SequenceData):
         shuffle: A new order of the training strings each epoch.
         seed: Of the choice of strings and of their order.
         workers: Processes that gather batches ahead; 0 gathers in the one that trains.
+        hpo_val: Share of the validation strings by which configurations are chosen, apart from
+            those by which the checkpoint is.
     """
 
     def __init__(
@@ -82,8 +91,9 @@ class BitcountData(SequenceData):
         shuffle: bool = True,
         seed: int = 0,
         workers: NonNegativeInt = 0,
+        hpo_val: Share = 0.0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers)
+        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers, hpo_val)
         self.length = length
         self.train_size = train_size or min(10_000, 2 ** (length - 1))
         self.val_size = self.train_size // 5 if val_size is None else val_size

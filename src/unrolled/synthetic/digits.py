@@ -8,6 +8,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from unrolled.data.schema import Numeric, Schema
 from unrolled.data.tensor_data import TensorData
 from unrolled.data.tensors import TensorSequences
+from unrolled.data.tuning import Share
 from unrolled.errors import UserError
 
 COUNT, SIDE, CLASSES = 1_797, 8, 10
@@ -24,6 +25,8 @@ class DigitImages(TensorData):
         shuffle: A new order of the training images each epoch.
         seed: Of the split and of the order.
         workers: Processes that gather batches ahead; 0 gathers in the one that trains.
+        hpo_val: Share of the validation images by which configurations are chosen, apart from
+            those by which the checkpoint is.
     """
 
     def __init__(
@@ -35,8 +38,9 @@ class DigitImages(TensorData):
         shuffle: bool = True,
         seed: int = 0,
         workers: NonNegativeInt = 0,
+        hpo_val: Share = 0.0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers)
+        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers, hpo_val)
         if val_size + test_size >= COUNT:
             raise UserError(
                 f"data.val_size={val_size} and data.test_size={test_size} leave none of the "

@@ -11,6 +11,7 @@ from unrolled.data.batching import Source
 from unrolled.data.schema import Schema
 from unrolled.data.tensor_data import TensorData
 from unrolled.data.tensors import TensorSequences
+from unrolled.data.tuning import Share
 
 
 class SequenceGenerator(ABC):
@@ -56,6 +57,8 @@ class GeneratedData(TensorData):
         shuffle: A new order of the training sequences each epoch.
         seed: Of the sequences and of their order.
         workers: Processes that gather batches ahead; 0 gathers in the one that trains.
+        hpo_val: Share of the validation sequences by which configurations are chosen, apart from
+            those by which the checkpoint is.
     """
 
     def __init__(
@@ -69,8 +72,9 @@ class GeneratedData(TensorData):
         shuffle: bool = True,
         seed: int = 0,
         workers: NonNegativeInt = 0,
+        hpo_val: Share = 0.0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers)
+        super().__init__(batch_size, eval_batch_size, shuffle, seed, workers, hpo_val)
         self.generator = source
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
         self._further: dict[str, TensorSequences] = {}

@@ -221,6 +221,8 @@ class PurchaseIntent(SequenceTask):
     def on_test_epoch_end(self) -> None:
         """Log the metrics; `events_seen` is the table of those by number of events seen."""
         super().on_test_epoch_end()
+        if "test" not in self._tests:
+            return
         self.results["test/temperature"] = float(self.temperature)
         columns: dict[str, list[float]] = {name: [] for name in RANKING}
         share_kinds(self.early.modules())
@@ -244,7 +246,7 @@ class PurchaseIntent(SequenceTask):
         for test in data.test_sources():
             for name in self.scaled_metrics():
                 scores[f"{test}/{name}"] = scores[f"{test}/{name.removesuffix('_scaled')}"]
-        for count in self.events_seen:
+        for count in self.events_seen if data.with_tests else ():
             for name in RANKING:
                 scores[f"test/{name}@{count}"] = scores[f"test/{name}"]
         return scores
