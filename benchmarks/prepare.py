@@ -139,6 +139,7 @@ def train(path: Path, stores: Path, steps: int) -> None:
     from unrolled.run.directory import RunDirectory
     from unrolled.run.launch import launch
     from unrolled.run.overrides import read_command_line
+    from unrolled.run.targets import allow
     from unrolled.run.work import FINISHED
 
     described = [f"data.source.{key}={value}" for key, value in DESCRIPTION.items()]
@@ -148,6 +149,7 @@ def train(path: Path, stores: Path, steps: int) -> None:
         "trainer.limit_val_batches=0", "test=false", "logger=none",
     ]  # fmt: skip
     config = compose(read_command_line(typed)).config
+    allow(["resident"])
     watch = {"memory": {"_target_": "resident.Resident"}}
     config = {**config, "callbacks": {**config["callbacks"], **watch}}
     # Where the process that trains finds the callback.

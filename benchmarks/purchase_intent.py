@@ -34,6 +34,7 @@ from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment
 from unrolled.run.launch import launch
 from unrolled.run.overrides import read_command_line
+from unrolled.run.targets import allow
 from unrolled.run.work import FINISHED
 from unrolled.tasks.boosted_trees import boosted_trees
 from unrolled.tasks.judge import judge_predictions
@@ -77,6 +78,7 @@ class Clock(Callback):
 
 def ours(config: dict[str, Any], seed: int) -> dict[str, float]:
     """Every test metric of a run, and `events_per_second`."""
+    allow(["purchase_intent"])
     clock = {"clock": {"_target_": "purchase_intent.Clock"}}
     config = {**config, "seed": seed, "callbacks": {**config["callbacks"], **clock}}
     with tempfile.TemporaryDirectory() as folder:

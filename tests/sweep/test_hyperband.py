@@ -27,7 +27,7 @@ B, C, D, E, A = [10, 10], [10, 8, 8], [10, 7, 7], [10, 6, 6], [10, 9]
 
 @pytest.mark.parametrize(("own", "others", "stops"), [
     (B, [A, C, D, E], True),
-    (C, [A, B, D, E], False),
+    (C, [A, B, D, E], True),
     (D, [A, B, C, E], False),
 ])  # fmt: skip
 def test_the_example_of_wandb(own: list[float], others: list[list[float]], stops: bool) -> None:
@@ -37,23 +37,23 @@ def test_the_example_of_wandb(own: list[float], others: list[list[float]], stops
 
 def test_none_is_stopped_before_the_first_bracket_nor_alone() -> None:
     others = [[1.0, 1.0, 1.0]] * 5
-    assert not should_stop(rule(min_iter=3), [9.0, 9.0], others, maximize=False)
-    assert should_stop(rule(min_iter=3), [9.0, 9.0, 9.0], others, maximize=False)
-    assert not should_stop(rule(min_iter=3), [9.0, 9.0, 9.0], [], maximize=False)
+    assert not should_stop(rule(min_iter=2), [9.0, 9.0], others, maximize=False)
+    assert should_stop(rule(min_iter=2), [9.0, 9.0, 9.0], others, maximize=False)
+    assert not should_stop(rule(min_iter=2), [9.0, 9.0, 9.0], [], maximize=False)
 
 
 def test_strict_looks_at_the_bracket_and_otherwise_at_the_best_so_far() -> None:
-    others = [[5.0], [4.0], [3.0]]
+    others = [[9.0, 5.0], [9.0, 4.0], [9.0, 3.0]]
     # The threshold of bracket 1 is 4: of 4 trials int(4 / 3) are better.
-    later = [9.0, 2.0]
+    later = [9.0, 9.0, 2.0]
     assert not should_stop(rule(min_iter=1), later, others, maximize=False)
     assert should_stop(rule(min_iter=1, strict=True), later, others, maximize=False)
 
 
 def test_what_is_not_finite_does_not_count() -> None:
     nan = float("nan")
-    assert not should_stop(rule(min_iter=2), [9.0, nan], [[1.0, 1.0]] * 3, maximize=False)
-    assert should_stop(rule(min_iter=2), [9.0, nan, 9.0], [[1.0, 1.0]] * 3, maximize=False)
+    assert not should_stop(rule(min_iter=1), [9.0, nan], [[1.0, 1.0]] * 3, maximize=False)
+    assert should_stop(rule(min_iter=1), [9.0, nan, 9.0], [[1.0, 1.0]] * 3, maximize=False)
 
 
 @given(

@@ -5,6 +5,7 @@ after Li et al., Hyperband, https://arxiv.org/abs/1603.06560), in words:
 
 - A trial's history is the metric's values in the order in which they were logged, without those
   that are not finite. Its length, not the number of optimizer steps, is the iteration.
+- Iterations are counted from 0: at iteration 5 a trial has six values.
 - Brackets are at the iterations `min_iter * eta^k`, or, with `max_iter` and `s`, at
   `max_iter / eta^k` for k from 1 to `s`, as whole numbers.
 - A bracket's threshold is the value that, of the `n` trials that have come so far (those too that
@@ -47,15 +48,15 @@ def should_stop(
     """
     sign = -1.0 if maximize else 1.0
     history = [sign * value for value in own if math.isfinite(value)]
-    reached = [bracket for bracket in brackets(rule) if bracket <= len(history)]
+    reached = [bracket for bracket in brackets(rule) if bracket < len(history)]
     if not reached:
         return False
     last = reached[-1]
-    there = [history[last - 1]]
+    there = [history[last]]
     for other in others:
         finite = [sign * value for value in other if math.isfinite(value)]
-        if len(finite) >= last:
-            there.append(finite[last - 1])
+        if len(finite) > last:
+            there.append(finite[last])
     threshold = sorted(there)[int(len(there) / rule.eta)]
-    judged = history[last - 1] if rule.strict else min(history)
+    judged = history[last] if rule.strict else min(history)
     return judged > threshold
