@@ -5,7 +5,6 @@ Skipped where it is not installed: `apt-get install slurm-wlm munge`, and the ex
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 import chaos
 import forked
 import pytest
-from commands import ROOT, SMALL
+from commands import SMALL
 from slurm import Slurm, missing
 
 from unrolled.run.directory import RunDirectory
