@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -102,8 +103,15 @@ class Slurm:
         at: TracebackType | None,
     ) -> None:
         with suppress(subprocess.SubprocessError):
+            self.command("scancel", "--user=root")
             self.command("scancel", "--signal=KILL", "--full", "--user=root")
         self._stack.close()
+        # What a job has started outlives the daemons.
+        own = f"SLURM_CONF={self.environment['SLURM_CONF']}\0".encode()
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if own in environ.read_bytes():
+                    os.kill(int(environ.parent.name), signal.SIGKILL)
 
     @property
     def environment(self) -> dict[str, str]:

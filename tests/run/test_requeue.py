@@ -65,7 +65,7 @@ def test_a_preempted_job_asks_for_its_place_and_leaves_no_result(
 
 def test_a_job_whose_time_is_over_is_left_to_submitit(asked: list[str], tmp_path: Path) -> None:
     slurm_says(tmp_path, "RUNNING")
-    assert requeue() == "Job not requeued because: timed-out too many times."
+    assert requeue() == "timed-out too many times."
     assert asked == ["submitit"]
     assert calls(tmp_path) == [LOOK]
 

@@ -55,7 +55,7 @@ def requeue() -> str:
             signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
         )
     except Exception as error:
-        return str(error).strip()
+        return str(error).strip().removeprefix("Job not requeued because: ")
     return "submitit does not listen"
 
 
