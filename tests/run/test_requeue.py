@@ -84,11 +84,11 @@ def test_a_job_that_slurm_has_put_back_leaves_no_result(
     assert asked == []
 
 
-def test_where_slurm_does_not_answer_that_is_told(
+def test_what_slurm_refuses_is_told(
     asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho slurm_load_jobs error >&2; exit 1\n")
-    assert requeue() == "SLURM does not answer (slurm_load_jobs error)"
+    assert requeue() == "SLURM says: slurm_load_jobs error"
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert "No such file or directory: 'scontrol'" in requeue()
     assert asked == []

@@ -48,7 +48,7 @@ def requeue() -> str:
             _call("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
             sys.exit(1)
     except (OSError, subprocess.SubprocessError) as error:
-        return f"SLURM does not answer ({(getattr(error, 'stderr', None) or str(error)).strip()})"
+        return f"SLURM says: {(getattr(error, 'stderr', None) or str(error)).strip()}"
     try:
         # As when the job's time is over: submitit counts how often that may be, and then requeues.
         signal.raise_signal(
