@@ -22,12 +22,15 @@ from unrolled.run.directory import RunDirectory
 
 pytestmark = [
     pytest.mark.process,
+    # Five starts of torch, and the machine may be busy.
+    pytest.mark.timeout(600),
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
 ]
 
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Slurm]:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="of the extra launchers")
     # Not below pytest's own folder, whose path can be too long for a socket.
     with tempfile.TemporaryDirectory() as folder, Slurm(Path(folder)) as running:
         yield running
@@ -52,7 +55,6 @@ def until(condition: Callable[[], bool], seconds: float = 150) -> None:
 def test_a_preempted_job_of_a_multirun_goes_on_and_equals_the_run_alone(
     slurm: Slurm, tmp_path: Path
 ) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="of the extra launchers")
     long = [*SMALL, "logger=none", "trainer.max_steps=300", "trainer.log_every_n_steps=50"]
     command = started(
         slurm, tmp_path, "-m", *long, "seed=1,2,3,4", "hydra.sweep.dir=sweep", "resume=auto",
