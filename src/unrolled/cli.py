@@ -213,9 +213,10 @@ def options(
 def guarded(work: Callable[[], int | None]) -> int:
     """Run a command; a mistake of the user becomes its message and exit code 2."""
     from unrolled.run.conf import add_working_directory
+    from unrolled.run.interruption import WARNINGS
 
     add_working_directory()
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, *WARNINGS):
         # As Ctrl-C: a job that is told to end while it prepares its data may be started again.
         signal.signal(number, signal.default_int_handler)
     try:

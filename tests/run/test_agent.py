@@ -23,6 +23,7 @@ import yaml
 from unrolled.run import agent, work
 from unrolled.run.directory import RunDirectory
 from unrolled.run.failure import FOLDER, Failure, first_failure, give_up
+from unrolled.run.interruption import WARNINGS
 
 pytestmark = pytest.mark.process
 
@@ -49,7 +50,7 @@ def run(tmp_path: Path) -> RunDirectory:
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
     """Take back what an agent changes in its process."""
-    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1]
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, *WARNINGS]
     before = {number: signal.getsignal(number) for number in numbers}
     environment = dict(os.environ)
     yield
@@ -185,8 +186,9 @@ def test_a_signal_to_the_agent_lets_the_processes_save(
         deadline = time.monotonic() + 30
         while len(list(run.path.glob("ready-*"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
-        # SLURM's warning reaches the agent too, and is not its own.
-        os.kill(os.getpid(), signal.SIGUSR1)
+        # SLURM's warnings reach the agent too, and are not its own.
+        for warning in WARNINGS:
+            os.kill(os.getpid(), warning)
         os.kill(os.getpid(), number)
 
     threading.Thread(target=send).start()

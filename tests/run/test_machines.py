@@ -12,6 +12,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElastic
 from unrolled.errors import UserError
 from unrolled.run.directory import RunDirectory
 from unrolled.run.join import join, require_same
+from unrolled.run.launch import environment
 from unrolled.run.machines import Machine, first_host, this_machine
 
 TWO = {"num_nodes": 2}
@@ -41,6 +42,20 @@ def test_one_machine_needs_no_environment() -> None:
     machine = this_machine({}, {})
     assert (machine.first, machine.count, machine.endpoint) == (True, 1, "localhost:0")
     assert machine.meeting != this_machine({"num_nodes": 1}, {}).meeting
+
+
+@pytest.mark.parametrize("devices", [2, "2", [0, 1]])
+def test_a_run_of_several_processes_is_one_task_of_srun(devices: object) -> None:
+    with pytest.raises(UserError, match="srun started 2 tasks; --ntasks=1 is right"):
+        this_machine({"devices": devices}, {"SLURM_STEP_NUM_TASKS": "2"})
+    assert this_machine({"devices": devices}, {"SLURM_STEP_NUM_TASKS": "1"}).count == 1
+    # In a job script, where tasks are only reserved.
+    assert this_machine({"devices": devices}, {"SLURM_NTASKS": "2"}).count == 1
+
+
+@pytest.mark.parametrize("devices", [1, [1], "auto", -1])
+def test_several_tasks_may_be_runs_of_their_own(devices: object) -> None:
+    assert this_machine({"devices": devices}, {"SLURM_STEP_NUM_TASKS": "2"}).first
 
 
 def test_by_hand() -> None:
@@ -89,6 +104,18 @@ def test_lightning_takes_torchruns_word_inside_slurm_too(monkeypatch: pytest.Mon
     trainer = lightning.Trainer(accelerator="cpu", devices=1, logger=False, strategy="ddp")
     strategy: Any = trainer.strategy
     assert isinstance(strategy.cluster_environment, TorchElasticEnvironment)
+
+
+def test_lightning_does_not_see_the_tasks_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    # "You set `--ntasks=2` in your SLURM bash script, but this variable is not supported".
+    for name, value in {**SLURM, "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    variables = environment({})
+    for name in ("SLURM_NTASKS", "SLURM_PROCID"):
+        monkeypatch.delenv(name)
+        assert name not in variables
+    assert not SLURMEnvironment.detect()
+    assert this_machine(TWO, variables).number == 1
 
 
 def test_machines_that_composed_another_config_say_what_differs() -> None:

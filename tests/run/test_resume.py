@@ -138,7 +138,7 @@ def test_what_would_be_compared_can_differ(whole: Callable[[str], RunDirectory])
         (signal.SIGUSR1, "in a validation", 2),
         # last.ckpt after step 3, the file and the folder; then best.ckpt, by the validation of 5.
         (signal.SIGINT, "while a checkpoint is written", 3),
-        (signal.SIGTERM, "in the test", 1),
+        (signal.SIGUSR2, "in the test", 1),
     ],
     ids=lambda value: str(value).replace(" ", "-"),
 )

@@ -34,6 +34,7 @@ from unrolled.run.failure import (
     read_failures,
     who_gave_up,
 )
+from unrolled.run.interruption import WARNINGS
 from unrolled.run.launch import num_processes
 from unrolled.run.machines import SECONDS_TO_MEET, Machine, this_machine
 from unrolled.run.parent import SECONDS_TO_SAVE, for_children, watch_parent
@@ -54,7 +55,8 @@ def main(run_dir: str) -> int:
     # The first process owns the run directory; the agent only reads it until all have ended.
     run = RunDirectory(Path(run_dir))
     # SLURM warns all processes at once: the parent turns it into SIGTERM.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in WARNINGS:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGINT, _Interrupt())
     watch_parent()
     os.environ.update(for_children())

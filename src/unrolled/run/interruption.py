@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: SIGTERM, SLURM's warning SIGUSR1, Ctrl-C.
+"""Signals that ask a run to stop: SIGTERM, SLURM's warnings SIGUSR1 and SIGUSR2, Ctrl-C.
 
 While a model is trained a signal is only noted; the training saves where it is after the step that
 it is in (or after the validation) and leaves by `Interrupted`. At any other time there is nothing
@@ -17,7 +17,11 @@ from types import FrameType
 EXIT_CODE = 130
 """Of a run that was interrupted and can go on, whichever signal it was."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""What SLURM sends to all processes of a job before it ends it: `--signal=USR1@60` in a job script,
+SIGUSR2 by submitit."""
+
+SIGNALS = (signal.SIGTERM, *WARNINGS, signal.SIGINT)
 
 SAME = 1.0
 """Seconds in which a repeated Ctrl-C is the same one: a terminal sends it to all processes of the

@@ -17,6 +17,10 @@ from unrolled.run.machines import this_machine
 from unrolled.run.parent import for_children
 from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED, USER_ERROR
 
+TASKS_OF_SLURM = ("SLURM_NTASKS", "SLURM_PROCID")
+"""By these Lightning takes srun's tasks, or those that a job script only reserves, for the
+processes of the run."""
+
 
 def prepare_data(config: dict[str, Any], *, tell: bool = False) -> Path | None:
     """Make the event store where it is missing, before there is a run that could fail on it.
@@ -117,7 +121,7 @@ def _has_agent(config: dict[str, Any]) -> bool:
 
 def environment(trainer: dict[str, Any]) -> dict[str, str]:
     """The environment variables of the processes that train."""
-    variables = dict(os.environ)
+    variables = {name: value for name, value in os.environ.items() if name not in TASKS_OF_SLURM}
     processes = num_processes(trainer)
     if isinstance(processes, int) and processes > 1:
         # Spinning threads of several processes on the same cores slow each other down.
@@ -144,8 +148,8 @@ def _forward(process: subprocess.Popen[bytes], number: int) -> Any:
     def handler(received: int, frame: FrameType | None) -> None:
         # Ctrl-C reaches the whole group by itself; any other signal only this process.
         if number != signal.SIGINT or not sys.stdin.isatty():
-            # torchrun's agent knows nothing of SLURM's warning.
-            process.send_signal(signal.SIGTERM if number == signal.SIGUSR1 else number)
+            # torchrun's agent knows nothing of SLURM's warnings.
+            process.send_signal(signal.SIGTERM if number in interruption.WARNINGS else number)
 
     return handler
 

@@ -48,11 +48,13 @@ def this_machine(trainer: Mapping[str, Any], variables: Mapping[str, str] | None
             sets. The former go first.
 
     Raises:
-        UserError: When the environment does not say, or says another number of machines.
+        UserError: When the environment does not say, or says another number of machines, or when
+            srun has started the whole run several times.
     """
     env = os.environ if variables is None else variables
     count = int(trainer.get("num_nodes") or 1)
     if count == 1:
+        _require_one_task(trainer.get("devices", 1), env)
         return Machine(0, 1, "localhost:0", uuid.uuid4().hex, "localhost")
     slurm = _of_slurm(count, env) if "SLURM_JOB_ID" in env else {}
     given = {name: env.get(name, slurm.get(name)) for name in _BY_HAND}
@@ -81,6 +83,23 @@ def this_machine(trainer: Mapping[str, Any], variables: Mapping[str, str] | None
     # The full name of a host can't be found from everywhere; SLURM's name can.
     address = host if _is_loopback(host) else env.get("SLURMD_NODENAME")
     return Machine(number, count, endpoint, slurm.get("meeting", endpoint), address)
+
+
+def _require_one_task(devices: Any, env: Mapping[str, str]) -> None:
+    """Refuse what is right where Lightning is to find its processes: a task for each device.
+
+    Several tasks of one process each may well be runs of their own, by SLURM_PROCID.
+
+    Raises:
+        UserError: When each of several tasks would start several processes.
+    """
+    tasks = int(env.get("SLURM_STEP_NUM_TASKS", "1"))
+    processes = len(devices) if isinstance(devices, list) else devices
+    if tasks > 1 and str(processes).isdecimal() and int(processes) > 1:
+        raise UserError(
+            f"trainer.devices={devices}: srun started {tasks} tasks; --ntasks=1 is right: the run "
+            "starts a process for each device itself"
+        )
 
 
 _BY_HAND = {

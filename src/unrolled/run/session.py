@@ -21,6 +21,7 @@ from unrolled.run.join import join
 from unrolled.run.launch import launch, prepare_data
 from unrolled.run.machines import this_machine
 from unrolled.run.overrides import CommandLine, read_command_line
+from unrolled.run.requeue import in_submitit, requeue, was_restarted
 from unrolled.run.resume import LIMITS, find, resume
 from unrolled.run.show import short, show_result, show_runs
 from unrolled.run.targets import allow
@@ -84,6 +85,8 @@ def train(arguments: list[str], command: str) -> int:
         try:
             composed = in_job(cfg, line)
             composed.config["run_dir"] = str(run.path)
+            if was_restarted():
+                composed.config["resume"] = AUTO
             if this_machine(composed.config["trainer"]).count > 1:
                 raise UserError("trainer.num_nodes: a multirun is for one machine")
             code = _start(composed, command, line, keep=True)
@@ -94,8 +97,10 @@ def train(arguments: list[str], command: str) -> int:
                 # Never into a run that was there before.
                 run.set_status(state="failed", error=str(error))
         jobs.add(replace(job, code=code))
-        if code == INTERRUPTED:
+        if code == INTERRUPTED and not in_submitit():
             raise KeyboardInterrupt
+        if code == INTERRUPTED:
+            print(f"not started again: {requeue()}", flush=True)
 
     if not line.multirun:
         run_hydra(line, single)

@@ -6,6 +6,7 @@ import logging
 import math
 import subprocess
 import time
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -259,3 +260,5 @@ def quiet() -> None:
     # Warnings go to the log: Lightning has one for each of its own deprecated calls.
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())
+    # Of srun our processes know nothing; wherever SLURM is installed it would be asked for.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
