@@ -152,11 +152,18 @@ class Server:
         own.settimeout(SECONDS_TO_FORK)
         self._requests = own
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until the server is up or has died; whether it is one of the two."""
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the server is up or has died.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Returns:
+            Whether it is one of the two.
+        """
         if self._requests is None or self.is_up or self.has_died:
             return True
-        if not _readable(self._requests.fileno(), seconds):
+        if not _readable(self._requests.fileno(), timeout):
             return False
         self.is_up = bool(self._requests.recv(LARGEST_MESSAGE))
         self.has_died = not self.is_up
@@ -183,7 +190,7 @@ class Server:
             OSError: When the server has died; it is not started again.
         """
         self.open()
-        self.wait(float("inf"))
+        self.wait()
         if self._requests is None or self.has_died:
             raise BrokenPipeError("there is no server to fork from")
         answers, of_server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -224,5 +231,4 @@ def can_fork() -> bool:
 def _readable(descriptor: int, timeout: float | None) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    endless = timeout is None or timeout == float("inf")
-    return bool(poll.poll(None if endless else timeout * 1000))
+    return bool(poll.poll(None if timeout is None else timeout * 1000))
