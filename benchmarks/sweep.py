@@ -5,7 +5,8 @@ in a new process. Told are the first trial, in whose time the server imports, an
 best (other processes on the machine only make it longer) and the median: from the claim in the
 ledger to the start of the work (run directory, process), from there to the first step (data,
 model), the sum of these, and from the end of a run to the claim of the next trial, in which its
-point is asked for and composed. Then what the server takes of the memory.
+point is asked for and composed. And the memory of all processes below the worker: the server and a
+trial, or only that.
 """
 
 from __future__ import annotations
@@ -48,19 +49,18 @@ WAYS = {"forked": ["-m", "unrolled.sweep.worker"], "new processes": ["-c", COLD]
 def main(trials: int) -> None:
     os.chdir(tempfile.mkdtemp(prefix="sweep-overhead-"))
     Path("overhead.yaml").write_text(SWEEP)
-    memory: dict[str, int] = {}
     for way, worker in WAYS.items():
         folder = open_sweep(Path("overhead.yaml"), way.replace(" ", "-"), trials, [])
         process = subprocess.Popen([sys.executable, *worker, str(folder.path)])
+        most = 0
         while process.poll() is None:
-            time.sleep(1)
-            memory = memory_of_server(process.pid) or memory
+            most = max(most, memory(process.pid))
+            time.sleep(0.2)
         print(f"{way:36}{'first':>8}{'best':>8}{'median':>8}   seconds")
         for name, seconds in spans(folder).items():
             best, median = min(seconds[1:]), statistics.median(seconds[1:])
             print(f"  {name:34}{seconds[0]:8.2f}{best:8.2f}{median:8.2f}")
-    told = ", ".join(f"{name} {kilobytes // 1024} MB" for name, kilobytes in memory.items())
-    print(f"memory of the server beside a trial: {told}")
+        print(f"  memory below the worker, at most {most / 1e6:.0f} MB")
 
 
 def spans(folder: SweepFolder) -> dict[str, list[float]]:
@@ -82,23 +82,26 @@ def spans(folder: SweepFolder) -> dict[str, list[float]]:
     }
 
 
-def memory_of_server(worker: int) -> dict[str, int]:
-    """Kilobytes: resident, and not shared with the trial that is forked from it."""
-    for child in Path(f"/proc/{worker}/task/{worker}/children").read_text().split():
+def memory(worker: int) -> int:
+    """Bytes of all processes below a worker; what several of them share is counted once."""
+    total = 0
+    for child in children(worker):
         try:
-            if b"unrolled.run.fork_server" not in Path(f"/proc/{child}/cmdline").read_bytes():
-                continue
-            rollup = Path(f"/proc/{child}/smaps_rollup").read_text()
+            lines = Path(f"/proc/{child}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
-        lines = [line.split() for line in rollup.splitlines()[1:]]
-        size = {key.rstrip(":"): int(value) for key, value, _ in lines}
-        return {
-            "resident": size["Rss"],
-            "proportional": size["Pss"],
-            "private": size["Private_Clean"] + size["Private_Dirty"],
-        }
-    return {}
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+        total += memory(child)
+    return total
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+    except OSError:
+        return []
 
 
 if __name__ == "__main__":
