@@ -6,6 +6,7 @@ rank; and one of them can be made to send itself a signal at a given place.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -32,6 +33,8 @@ SERVER = Server(
         filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
     )},
 )  # fmt: skip
+
+atexit.register(SERVER.close)
 
 LONGEST = 280.0
 """Seconds after which a run that neither ends nor dies counts as hanging."""

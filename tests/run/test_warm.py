@@ -199,6 +199,19 @@ def test_where_there_is_no_server_left_a_new_process_does_the_work(
     assert (tmp_path / "train.log").read_text() == "5"
 
 
+def test_where_nothing_can_be_forked_no_server_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(pid: int) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    server = Server((), VARIABLES)
+    server.open()
+    assert server.process is None
+    assert server.wait()
+    with pytest.raises(OSError, match="there is no server to fork from"):
+        server.start(print, (), VARIABLES, 1, 2)
+
+
 @pytest.mark.process
 def test_a_forked_run_is_bit_for_bit_that_of_train_py(tmp_path: Path) -> None:
     typed = [*chaos.RUNS["bucketed, dropout"], "logger=wandb", "logger.wandb.mode=offline"]

@@ -36,8 +36,6 @@ def main(descriptor: int, modules: list[str]) -> NoReturn:
         # What is not there is told by whoever needs it.
         with suppress(ImportError):
             importlib.import_module(module)
-    # Where the kernel is too old: before anybody relies on it.
-    os.close(os.pidfd_open(os.getpid()))
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         raise RuntimeError("an import has taken up the GPU, which no forked process could use then")

@@ -130,7 +130,7 @@ class Server:
         self.variables = variables
         self.process: subprocess.Popen[bytes] | None = None
         self.is_up = False
-        self.has_died = not can_fork()
+        self.is_gone = not can_fork()
         self._requests: socket.socket | None = None
 
     def open(self, modules: Iterable[str] = ()) -> None:
@@ -139,7 +139,7 @@ class Server:
         Args:
             modules: Further ones.
         """
-        if self.process is not None or self.has_died:
+        if self.process is not None or self.is_gone:
             return
         own, of_server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with of_server:
@@ -161,12 +161,12 @@ class Server:
         Returns:
             Whether it is one of the two.
         """
-        if self._requests is None or self.is_up or self.has_died:
+        if self._requests is None or self.is_up or self.is_gone:
             return True
         if not _readable(self._requests.fileno(), timeout):
             return False
         self.is_up = bool(self._requests.recv(LARGEST_MESSAGE))
-        self.has_died = not self.is_up
+        self.is_gone = not self.is_up
         return True
 
     def start(
@@ -191,7 +191,7 @@ class Server:
         """
         self.open()
         self.wait()
-        if self._requests is None or self.has_died:
+        if self._requests is None or self.is_gone:
             raise BrokenPipeError("there is no server to fork from")
         answers, of_server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         answers.settimeout(SECONDS_TO_FORK)
@@ -212,7 +212,7 @@ class Server:
 
     def close(self) -> None:
         """End the server; what it has forked is asked to stop."""
-        self.has_died = True
+        self.is_gone = True
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -221,11 +221,17 @@ class Server:
 
 
 def can_fork() -> bool:
-    """Whether this system can fork a process that has imported torch, and wait for it.
+    """Whether this system can fork a process that has imported torch, and wait for its end.
 
-    On macOS, whose own libraries start threads, it can't.
+    macOS, whose own libraries start threads, can't; nor can a kernel before Linux 5.3.
     """
-    return sys.platform == "linux" and hasattr(os, "pidfd_open")
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return True
 
 
 def _readable(descriptor: int, timeout: float | None) -> bool:
