@@ -33,7 +33,6 @@ SERVER = Server(
         filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
     )},
 )  # fmt: skip
-
 atexit.register(SERVER.close)
 
 LONGEST = 280.0

@@ -88,17 +88,19 @@ def test_how_a_forked_process_ends_is_told(
 
 
 def test_a_forked_process_has_the_environment_and_the_session_of_a_new_one(
-    fork: Callable[..., ForkedProcess], tmp_path: Path
+    fork: Callable[..., ForkedProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = (
         "import json, os, sys\n"
         "print(json.dumps({'environment': dict(os.environ), 'pid': os.getpid(),"
-        "'session': os.getsid(0), 'parent': os.getppid(), 'input': sys.stdin.read(),"
+        "'folder': os.getcwd(), 'session': os.getsid(0), 'parent': os.getppid(),"
+        "'input': sys.stdin.read(),"
         "'open': [os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')"
         " if os.path.exists(f'/proc/self/fd/{n}')]}))"
     )
     # The second is forked while the server has the first.
     first = fork("import time; time.sleep(60)")
+    monkeypatch.chdir(tmp_path)
     process = fork(script, CUDA_VISIBLE_DEVICES="3")
     assert process.wait(20) == 0
     found = json.loads((tmp_path / "output.txt").read_text())
@@ -107,6 +109,7 @@ def test_a_forked_process_has_the_environment_and_the_session_of_a_new_one(
     assert found["environment"] == expected
     assert found["pid"] == found["session"] == process.pid
     assert found["input"] == ""
+    assert found["folder"] == str(tmp_path)
     assert not [name for name in found["open"] if "socket" in name or "pidfd" in name]
     first.kill()
     assert first.wait(20) == -9

@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from unrolled.run.fork_server import LARGEST_MESSAGE
@@ -177,7 +178,7 @@ class Server:
         output: int,
         errors: int,
     ) -> ForkedProcess:
-        """Fork a process, in a session of its own.
+        """Fork a process, in a session of its own and in this process's working directory.
 
         Args:
             function: What it does; its result is the exit code, None is 0.
@@ -193,11 +194,12 @@ class Server:
         self.wait()
         if self._requests is None or self.is_gone:
             raise BrokenPipeError("there is no server to fork from")
+        folder = Path.cwd()
         answers, of_server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         answers.settimeout(SECONDS_TO_FORK)
         try:
             with of_server:
-                request = pickle.dumps((function, arguments, variables))
+                request = pickle.dumps((function, arguments, variables, str(folder)))
                 passed = [of_server.fileno(), output, errors]
                 socket.send_fds(self._requests, [request], passed)
             pid, (handle,), _, _ = socket.recv_fds(
