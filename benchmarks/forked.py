@@ -1,4 +1,4 @@
-"""Runs in processes that are forked from one that has imported torch: no seconds of start-up.
+"""Runs in processes that are forked from a warm one (`unrolled.run.warm`): no start-up.
 
 The processes do what those of `train.py` do, `unrolled.run.work` on a run directory, one for each
 rank; and one of them can be made to send itself a signal at a given place.
@@ -6,15 +6,14 @@ rank; and one of them can be made to send itself a signal at a given place.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,16 @@ from unrolled.run.compose import compose
 from unrolled.run.directory import RunDirectory
 from unrolled.run.launch import environment, num_processes, prepare_data
 from unrolled.run.overrides import read_command_line
+from unrolled.run.warm import MODULES, Server
 from unrolled.tasks.base import SequenceTask
 
-# The memory allocator reads its settings when a process starts: that of the server from which all
-# others are forked.
-os.environ.update(environment({"devices": 1}))
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["forked", "unrolled.run.training", "unrolled.report.plots"])
+SERVER = Server(
+    (*MODULES, "forked"),
+    environment({"devices": 1}) | {"PYTHONPATH": os.pathsep.join(
+        filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
+    )},
+)  # fmt: skip
+atexit.register(SERVER.close)
 
 LONGEST = 280.0
 """Seconds after which a run that neither ends nor dies counts as hanging."""
@@ -90,41 +92,36 @@ def work_on(run: RunDirectory, kill: Kill | None = None, number: int = signal.SI
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [
-        CONTEXT.Process(target=_work, args=(run.path, rank, count, port, kill, number))
-        for rank in range(count)
-    ]
-    for process in processes:
-        process.start()
+    variables = environment(run.config()["trainer"])
+    if count > 1:
+        variables |= {
+            "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "forked",
+        }  # fmt: skip
+    processes = []
+    with (run.path / "output.txt").open("ab") as output:
+        for rank in range(count):
+            of_rank = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
+            killed = kill if kill and kill.rank == rank else None
+            processes.append(
+                SERVER.start(_work, (str(run.path), killed, number), {**variables, **of_rank},
+                             output.fileno(), output.fileno())
+            )  # fmt: skip
     limit = time.monotonic() + LONGEST
-    while alive := [process for process in processes if process.is_alive()]:
-        wait([process.sentinel for process in alive], timeout=LONGEST)
+    while alive := [process for process in processes if process.poll() is None]:
+        wait(alive, timeout=LONGEST)
         hang = time.monotonic() > limit
-        if hang or any((process.exitcode or 0) < 0 for process in processes):
+        if hang or any((process.poll() or 0) < 0 for process in processes):
             for process in alive:
                 process.kill()
     assert time.monotonic() < limit, f"{run.path}: the processes hang"
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.close()
-    return [code for code in codes if code is not None]
+    return [process.wait() for process in processes]
 
 
-def _work(path: Path, rank: int, count: int, port: int, kill: Kill | None, number: int) -> None:
+def _work(path: str, kill: Kill | None, number: int) -> int:
     """What a process does."""
-    output = os.open(path / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.environ.update(environment(RunDirectory(path).config()["trainer"]))
-    if count > 1:
-        os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
-            "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "forked",
-        }  # fmt: skip
-    patched = _killed_at(kill, number) if kill and kill.rank == rank else nullcontext()
-    with patched:
-        sys.exit(work.main(str(path)))
+    with _killed_at(kill, number) if kill else nullcontext():
+        return work.main(path)
 
 
 @contextmanager

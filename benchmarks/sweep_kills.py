@@ -1,17 +1,17 @@
 """Kill a sweep, engine and workers, at random moments until it is through; then compare.
 
-    python benchmarks/sweep_kills.py [KILLS] [TRIALS] [ALONE]
+    python benchmarks/sweep_kills.py [KILLS] [TRIALS]
 
 A sweep of small bitcount runs is started with two workers. KILLS times it is killed by SIGKILL
-after a random time, engine and workers, every second time the runs themselves too, and started
-again by the same command. At the end there have to be TRIALS finished trials, none twice, none
-lost. ALONE of them (all by default) are then run by the command in their run directory, and have to
-have logged the same numbers to the last digit.
+after a random time, in turn the engine with its workers, all processes below it too, and only the
+servers from which the runs are forked; and then started again by the same command. At the end there
+have to be TRIALS finished trials, none twice, none lost. Each of them is then run alone, the first
+by the command in its run directory, the others in forked processes, and has to have the same
+weights, optimizer states and logged numbers to the last bit.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 import random
 import shlex
@@ -21,8 +21,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
+from chaos import differences, outcome
+from forked import create, work_on
+
+from unrolled.run.directory import RunDirectory
 from unrolled.sweep.folder import SweepFolder
 
 SWEEP = """
@@ -44,7 +49,7 @@ parameters:
 """
 
 
-def main(kills: int, trials: int, alone: int) -> None:
+def main(kills: int, trials: int) -> int:
     folder = Path(tempfile.mkdtemp(prefix="sweep-kills-"))
     (folder / "kills.yaml").write_text(SWEEP)
     rng = random.Random(0)
@@ -54,10 +59,14 @@ def main(kills: int, trials: int, alone: int) -> None:
     for number in range(kills):
         engine = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
         time.sleep(rng.uniform(4, 40))
+        servers = [pid for pid, depth in descendants(engine.pid).items() if depth == 2]
+        if number % 3 == 2:
+            # New processes do the work then.
+            kill(*servers)
+            time.sleep(rng.uniform(1, 20))
         tree = descendants(engine.pid)
-        victims = [pid for pid, depth in tree.items() if depth < 2 or number % 2]
-        for pid in [engine.pid, *victims]:
-            kill(pid)
+        victims = [pid for pid, depth in tree.items() if depth < 2 or number % 3 == 1]
+        kill(engine.pid, *victims)
         engine.wait()
         states = Counter(t.state for t in read(sweep)) if (sweep / "plan.json").exists() else {}
         print(f"kill {number + 1}: {len(victims) + 1} processes; {dict(states)}", flush=True)
@@ -70,27 +79,34 @@ def main(kills: int, trials: int, alone: int) -> None:
     assert len({t.id for t in found}) == len(found) == trials
     assert all(t.state == "finished" for t in found)
     same = 0
-    for trial in found[:alone]:
-        typed = shlex.split((sweep / trial.id / "command.txt").read_text())[2:]
-        subprocess.run(
-            [sys.executable, "-m", "unrolled.cli", "train", *typed, f"run_dir=alone/{trial.id}"],
-            cwd=folder, check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        same += rows(sweep / trial.id) == rows(folder / "alone" / trial.id)
-    print(f"{same} of {min(alone, trials)} are bit-identical to the same trial run alone")
+    for number, trial in enumerate(found):
+        alone = run_alone(sweep / trial.id, folder / "alone" / trial.id, forked=number > 0)
+        wrong = differences(outcome(RunDirectory(sweep / trial.id)), outcome(alone))
+        same += not wrong
+        if wrong:
+            print(f"{trial.id} differs: {wrong[:4]}")
+    print(f"{same} of {trials} are bit-identical to the same trial run alone")
+    return int(same != trials)
+
+
+def run_alone(trial: Path, folder: Path, *, forked: bool) -> RunDirectory:
+    """Run a trial by its command, or what that would do in a forked process."""
+    typed = shlex.split((trial / "command.txt").read_text())[2:]
+    if forked:
+        run = create(typed, folder)
+        assert work_on(run) == [0]
+        return run
+    command = [sys.executable, "-m", "unrolled.cli", "train", *typed, f"run_dir={folder}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return RunDirectory(folder)
 
 
 def read(sweep: Path) -> list:
     return SweepFolder(sweep).ledger().trials()
 
 
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def descendants(pid: int) -> dict[int, int]:
-    """The processes below one, with their depth: workers 1, runs 2 and more."""
+    """The processes below one, with their depth: workers 1, their servers 2, runs 3 and more."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -107,14 +123,13 @@ def descendants(pid: int) -> dict[int, int]:
     return found
 
 
-def kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+def kill(*processes: int) -> None:
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    given = [int(argument) for argument in sys.argv[1:4]]
-    kills, trials, alone = [*given, *[10, 20, 20][len(given) :]]
-    main(kills, trials, alone)
+    given = [int(argument) for argument in sys.argv[1:3]]
+    kills, trials = [*given, *[10, 20][len(given) :]]
+    sys.exit(main(kills, trials))

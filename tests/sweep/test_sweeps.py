@@ -66,6 +66,18 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
 def rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -83,6 +95,8 @@ def test_a_worker_is_killed_and_the_sweep_joined_again(
     worker = subprocess.Popen([sys.executable, *module])
     try:
         wait_for(lambda: bool(list(sweep.path.glob("*/checkpoints/last.ckpt"))))
+        (server,) = children(worker.pid)
+        (forked,) = children(server)
     finally:
         worker.kill()
         worker.wait()
@@ -92,6 +106,7 @@ def test_a_worker_is_killed_and_the_sweep_joined_again(
     wait_for(lambda: json.loads(status.read_text())["state"] in ("interrupted", "finished"))
     steps_before = json.loads(status.read_text()).get("steps")
     assert 0 < steps_before < 600
+    wait_for(lambda: not is_running(server) and not is_running(forked))
 
     done = command("sweep", "tiny.yaml", "--workers", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr + (sweep.path / "workers.log").read_text()

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from unrolled.run.directory import RunDirectory
+from unrolled.run.warm import Process, Server
 from unrolled.sweep import trial as trial_module
 from unrolled.sweep.devices import Lease
 from unrolled.sweep.folder import SweepFolder, open_sweep
@@ -61,25 +62,38 @@ def claimed(ledger: Ledger) -> Claim:
     return claim
 
 
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """One that has imported nothing, also not what the trial's config names."""
+    server = Server((), dict(os.environ))
+    server.open()
+    yield server
+    server.close()
+
+
 def work(
     sweep: SweepFolder, ledger: Ledger, script: str, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> Trial:
     """Let a script do the work of the next trial; what the ledger says then."""
     claim = claimed(ledger)
 
-    def start(
-        run: RunDirectory, variables: dict[str, str], **popen: Any
-    ) -> subprocess.Popen[bytes]:
-        arguments = [sys.executable, "-c", HEAD + script]
-        return subprocess.Popen(arguments, cwd=run.path, env={**os.environ, **variables}, **popen)
+    def start(run: RunDirectory, variables: dict[str, str], server: Server | None) -> Process:
+        environment = {**os.environ, **variables}
+        if server is None:
+            arguments = [sys.executable, "-c", HEAD + script]
+            return subprocess.Popen(arguments, cwd=run.path, env=environment)
+        inside = f"import os; os.chdir({str(run.path)!r})\n{HEAD}{script}"
+        return server.start(exec, (inside, {}), environment, 1, 2)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trial_module, "start", start)
+    monkeypatch.setattr(trial_module, "start_in_background", start)
     stop = options.get("asked_to_stop", lambda: False)
-    TrialProcess(sweep, ledger, claim.trial, stop).work(Lease(["7"], []))
+    trial = TrialProcess(sweep, ledger, claim.trial, stop, options.get("server"))
+    trial.work(Lease(["7"], []))
     claim.release()
     return next(t for t in ledger.trials() if t.id == claim.trial.id)
 
 
+@pytest.mark.parametrize("is_forked", [False, True], ids=["new", "forked"])
 @pytest.mark.parametrize(
     ("script", "state", "error"),
     [
@@ -92,29 +106,32 @@ def work(
          "OutOfMemoryError: CUDA"),
         ("os.kill(os.getpid(), 9)", "failed",
          "the run stopped without a word: its process ended by signal 9"),
+        ("sys.exit(4)", "failed", "the run stopped without a word: exit code 4"),
+        ("raise ValueError", "failed", "the run stopped without a word: exit code 1"),
         ("time.sleep(60)", "failed", "took longer than the time limit of 1.5 s"),
     ],
-    ids=["finished", "no metric", "not finite", "loss not finite", "failed", "killed", "hangs"],
+    ids=["finished", "no metric", "not finite", "loss not finite", "failed", "killed", "exits",
+         "raises", "hangs"],
 )  # fmt: skip
 def test_how_a_trial_ends_is_noted_and_the_sweep_goes_on(
     folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch,
-    script: str, state: str, error: str | None,
+    server: Server, is_forked: bool, script: str, state: str, error: str | None,
 ) -> None:  # fmt: skip
     sweep = folder(trials=2, time_limit=1.5)
     ledger = sweep.ledger()
-    noted = work(sweep, ledger, script, monkeypatch)
+    noted = work(sweep, ledger, script, monkeypatch, server=server if is_forked else None)
     assert (noted.state, noted.error) == (state, error)
     assert noted.value == (0.3 if state == "finished" else None)
     assert claimed(ledger).trial.id != noted.id
 
 
 def test_a_run_that_does_not_leave_when_it_is_asked_to_is_killed(
-    folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch
+    folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
     sweep = folder(time_limit=1.0)
     monkeypatch.setattr(trial_module, "TO_SAVE", 0.3)
     script = "signal.signal(signal.SIGTERM, lambda *a: None); time.sleep(60)"
-    noted = work(sweep, sweep.ledger(), script, monkeypatch)
+    noted = work(sweep, sweep.ledger(), script, monkeypatch, server=server)
     assert noted.error == "took longer than the time limit of 1 s"
 
 
@@ -200,6 +217,26 @@ def test_what_is_interrupted_stays_in_the_ledger_and_goes_on_in_its_run_director
     assert work(sweep, ledger, done, monkeypatch).state == "finished"
 
 
+@pytest.mark.parametrize("state", ["running", "finished"])
+def test_a_trial_whose_server_is_killed_is_not_lost(
+    folder: Callable[..., SweepFolder],
+    monkeypatch: pytest.MonkeyPatch,
+    server: Server,
+    state: str,
+) -> None:
+    sweep = folder()
+    ledger = sweep.ledger()
+    assert server.process is not None
+    script = f"log('1,1,0.5'); status(state={state!r}); os.kill(os.getppid(), 9); time.sleep(0.3)"
+    noted = work(sweep, ledger, script, monkeypatch, server=server)
+    if state == "finished":
+        assert (noted.state, noted.value) == ("finished", 0.5)
+        return
+    assert noted.state == "running"
+    assert RunDirectory(sweep.path / noted.id).status()["state"] == "interrupted"
+    assert claimed(ledger).trial.id == noted.id
+
+
 @pytest.mark.parametrize("state", ["finished", "failed"])
 def test_a_run_that_ended_after_its_worker_died_is_only_noted(
     folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch, state: str
@@ -218,7 +255,7 @@ def test_a_run_that_ended_after_its_worker_died_is_only_noted(
 
 
 def test_a_directory_that_was_left_half_made_is_made_anew(
-    folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch
+    folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
     sweep = folder()
     ledger = sweep.ledger()
@@ -231,7 +268,7 @@ def test_a_directory_that_was_left_half_made_is_made_anew(
         "log('1,1,0.5'); open('device', 'w').write(os.environ['CUDA_VISIBLE_DEVICES']);"
         "status(state='finished')"
     )
-    noted = work(sweep, ledger, script, monkeypatch)
+    noted = work(sweep, ledger, script, monkeypatch, server=server)
     assert noted.state == "finished"
     assert (half / "device").read_text() == "7"
     assert RunDirectory(half).config()["optimizer"]["lr"] == noted.values["optimizer.lr"]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +16,8 @@ from unrolled.run import interruption
 from unrolled.run.directory import RunDirectory, now
 from unrolled.run.machines import this_machine
 from unrolled.run.parent import for_children
-from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED, USER_ERROR
+from unrolled.run.warm import Process, Server
+from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED, USER_ERROR, whole_process
 
 TASKS_OF_SLURM = ("SLURM_NTASKS", "SLURM_PROCID")
 """By these Lightning takes srun's tasks, or those that a job script only reserves, for the
@@ -71,19 +73,36 @@ def launch(run: RunDirectory) -> int:
     return settle(run, code)
 
 
-def start(
-    run: RunDirectory, variables: dict[str, str] | None = None, **options: Any
-) -> subprocess.Popen[bytes]:
-    """Start the work of a run, which goes on from the run's checkpoint where there is one.
+def start(run: RunDirectory) -> subprocess.Popen[bytes]:
+    """Start the work of a run, which goes on from the run's checkpoint where there is one."""
+    config = run.config()
+    env = environment(config["trainer"]) | for_children()
+    return subprocess.Popen(_command(run, config), env=env, **_output(run, config))
+
+
+def start_in_background(
+    run: RunDirectory, variables: dict[str, str], server: Server | None
+) -> Process:
+    """Start the work of a run away from the terminal; `train.log` has what it would have printed.
 
     Args:
         run: The run directory.
         variables: Further environment variables.
-        **options: Of `subprocess.Popen`.
+        server: To fork from where the run is a single process; None starts a new one.
     """
     config = run.config()
-    env = environment(config["trainer"]) | for_children() | (variables or {})
-    return subprocess.Popen(_command(run, config), env=env, **{**_output(run, config), **options})
+    env = environment(config["trainer"]) | for_children() | variables
+    with (run.path / "train.log").open("ab") as log, Path(os.devnull).open("wb") as null:
+        if server is not None and not has_agent(config):
+            with suppress(OSError):
+                return server.start(
+                    whole_process, (str(run.path),), env, null.fileno(), log.fileno()
+                )
+        return subprocess.Popen(
+            _command(run, config), env=env, stdin=subprocess.DEVNULL, stdout=null, stderr=log,
+            # Ctrl-C is for the one who has started it, who hands it on.
+            start_new_session=True,
+        )  # fmt: skip
 
 
 def num_processes(trainer: dict[str, Any]) -> int | str:
@@ -108,11 +127,11 @@ def num_processes(trainer: dict[str, Any]) -> int | str:
 
 
 def _command(run: RunDirectory, config: dict[str, Any]) -> list[str]:
-    kind = "agent" if _has_agent(config) else "work"
+    kind = "agent" if has_agent(config) else "work"
     return [sys.executable, "-m", f"unrolled.run.{kind}", str(run.path)]
 
 
-def _has_agent(config: dict[str, Any]) -> bool:
+def has_agent(config: dict[str, Any]) -> bool:
     """Whether torchrun's agent is needed: for several processes, or to start one again."""
     trainer = config["trainer"]
     several = num_processes(trainer) != 1 or (trainer.get("num_nodes") or 1) > 1
@@ -141,7 +160,7 @@ def environment(trainer: dict[str, Any]) -> dict[str, str]:
 
 def _output(run: RunDirectory, config: dict[str, Any]) -> dict[str, Any]:
     # torchrun writes to stderr when a rank fails; the reason is in status.json.
-    return {"stderr": (run.path / "train.log").open("ab")} if _has_agent(config) else {}
+    return {"stderr": (run.path / "train.log").open("ab")} if has_agent(config) else {}
 
 
 def _forward(process: subprocess.Popen[bytes], number: int) -> Any:

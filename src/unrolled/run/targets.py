@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -112,6 +113,20 @@ def require_allowed_object(target: str, name: str, kind: str, allowed: frozenset
         f"that decision 9 lists ({', '.join(sorted({m.partition('.')[0] for m in MODULES}))}), and "
         "classes and functions of packages named by --allow"
     )
+
+
+def modules_of(config: Any) -> set[str]:
+    """The modules of all that a config names, but for packages of the user."""
+    found: set[str] = set()
+    if isinstance(config, list):
+        found.update(*map(modules_of, config))
+    if isinstance(config, dict):
+        found.update(*map(modules_of, config.values()))
+        with suppress(UserError):
+            target = config.get("_target_", "")
+            require_allowed_name(target, frozenset())
+            found.add(target.rpartition(".")[0])
+    return found
 
 
 def find_target(target: Any) -> Any:

@@ -94,8 +94,13 @@ def _log_to_file(run: RunDirectory, first: bool) -> None:
         log.addHandler(terminal)
 
 
-if __name__ == "__main__":
+def whole_process(run_dir: str) -> int:
+    """All that a process does which is there for this run alone; its exit code."""
     watch_parent()
-    code = main(sys.argv[1])
+    code = main(run_dir)
     # The agent takes any other code for a death: it would stop the others, or start all again.
-    sys.exit(FINISHED if code == INTERRUPTED and has_agent() else code)
+    return FINISHED if code == INTERRUPTED and has_agent() else code
+
+
+if __name__ == "__main__":
+    sys.exit(whole_process(sys.argv[1]))

@@ -70,6 +70,7 @@ class SweepFolder:
         self.sweep = Sweep(path / FILE, content)
         self.plan = Plan.model_validate(plan)
         self.sweep.extra = self.plan.extra
+        self._composed: tuple[str, dict[str, Any]] | None = None
 
     def ledger(self) -> Ledger:
         """The trials."""
@@ -84,7 +85,18 @@ class SweepFolder:
         Raises:
             UserError: When the values do not make a config.
         """
-        return trial_id(compose_trial(self.sweep, values).config)
+        return trial_id(self.compose(values))
+
+    def compose(self, values: Values) -> dict[str, Any]:
+        """The config of a trial; the last one is kept, as whoever claims a trial works on it.
+
+        Raises:
+            UserError: When the values do not make a config.
+        """
+        key = json.dumps(values, sort_keys=True, default=str)
+        if self._composed is None or self._composed[0] != key:
+            self._composed = key, compose_trial(self.sweep, values).config
+        return self._composed[1]
 
 
 def open_sweep(

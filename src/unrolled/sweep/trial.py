@@ -8,13 +8,15 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal
 
 from unrolled.errors import UserError
 from unrolled.run.directory import RunDirectory
-from unrolled.run.launch import prepare_data, settle, start
+from unrolled.run.launch import has_agent, prepare_data, settle, start_in_background
+from unrolled.run.targets import modules_of
+from unrolled.run.warm import Process, Server
 from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED
-from unrolled.sweep.check import compose_trial
 from unrolled.sweep.devices import Lease
 from unrolled.sweep.folder import SweepFolder
 from unrolled.sweep.history import Histories
@@ -24,7 +26,7 @@ from unrolled.sweep.space import PROGRAM
 from unrolled.sweep.value import value_of
 
 LOOK_EVERY = 0.25
-"""Seconds between two looks at a trial that runs."""
+"""Seconds between two looks at what a trial that runs has logged."""
 TO_SAVE = 30.0
 """Seconds that a trial has to save where it is, before it is killed."""
 
@@ -39,6 +41,7 @@ class TrialProcess:
         ledger: Its trials.
         trial: The one to work on.
         asked_to_stop: Whether this process is to leave; the trial can go on later.
+        server: From which trials of one process are forked; None starts new processes.
     """
 
     def __init__(
@@ -47,27 +50,25 @@ class TrialProcess:
         ledger: Ledger,
         trial: Trial,
         asked_to_stop: Callable[[], bool],
+        server: Server | None = None,
     ) -> None:
         self.folder = folder
         self.sweep = folder.sweep
         self.ledger = ledger
         self.trial = trial
         self.asked_to_stop = asked_to_stop
+        self.server = server
         self.run = RunDirectory(folder.path / trial.id)
         self.histories = Histories(folder.path, self.sweep.watched)
 
-    def trainer(self) -> dict[str, Any]:
-        """The config of the trial's trainer, from its run directory or newly composed.
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The trial's config, from its run directory or newly composed.
 
         Raises:
             UserError: When the values do not make a config.
         """
-        if self.run.status():
-            config = self.run.config()
-        else:
-            config = compose_trial(self.sweep, self.trial.values).config
-        trainer: dict[str, Any] = config["trainer"]
-        return trainer
+        return self.run.config() if self.run.status() else self.folder.compose(self.trial.values)
 
     def work(self, lease: Lease) -> None:
         """Bring the trial to its end, and note it in the ledger.
@@ -75,13 +76,20 @@ class TrialProcess:
         What was interrupted is not noted: it goes on where it was when somebody takes it up.
         """
         try:
+            server = None if has_agent(self.config) else self.server
+            if server is not None:
+                # It imports while the data are prepared.
+                server.open(modules_of(self.config))
             self.prepare()
             state = self.run.status().get("state")
             if state in ("finished", "failed"):
                 # Its worker was killed before it could note this.
                 self.note(FINISHED if state == "finished" else FAILED)
                 return
-            ended, code = self.watch(self._start(lease))
+            while server is not None and not server.wait(LOOK_EVERY):
+                if self.asked_to_stop():
+                    return
+            ended, code = self.watch(start_in_background(self.run, lease.environment(), server))
             if not self._note_early_end(ended) and code != INTERRUPTED:
                 self.note(code)
         except UserError as error:
@@ -97,11 +105,10 @@ class TrialProcess:
             return
         # What a process left that was killed before the directory was complete.
         shutil.rmtree(self.run.path, ignore_errors=True)
-        config = compose_trial(self.sweep, self.trial.values).config
-        prepare_data(config)
-        RunDirectory.create(config, self.run.path, command(self.folder, self.trial))
+        prepare_data(self.config)
+        RunDirectory.create(self.config, self.run.path, command(self.folder, self.trial))
 
-    def watch(self, process: subprocess.Popen[bytes]) -> tuple[Ended, int]:
+    def watch(self, process: Process) -> tuple[Ended, int]:
         """Wait for the process, or end it for a reason.
 
         Returns:
@@ -109,8 +116,7 @@ class TrialProcess:
         """
         began = time.monotonic()
         ended: Ended = "by itself"
-        while process.poll() is None:
-            time.sleep(LOOK_EVERY)
+        while not _has_ended(process, LOOK_EVERY):
             ended = self._reason(time.monotonic() - began)
             if ended != "by itself":
                 _end(process)
@@ -118,7 +124,8 @@ class TrialProcess:
         if code == IN_USE:
             # By a process that has lost its worker; whoever comes later finds what it has done.
             return "stopped", INTERRUPTED
-        if ended != "by itself" and self.run.status().get("state") == "finished":
+        asked = ended != "by itself" or code == INTERRUPTED
+        if asked and self.run.status().get("state") == "finished":
             # It was through before the signal came.
             return "by itself", FINISHED
         return ended, settle(self.run, code)
@@ -165,30 +172,24 @@ class TrialProcess:
             self.ledger.fail(self.trial, "the training loss is not finite")
         return ended != "by itself"
 
-    def _start(self, lease: Lease) -> subprocess.Popen[bytes]:
-        with (self.run.path / "train.log").open("ab") as log:
-            return start(
-                self.run,
-                lease.environment(),
-                stdin=subprocess.DEVNULL,
-                # The terminal belongs to the sweep's table.
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                # Ctrl-C is for the worker, which hands it on.
-                start_new_session=True,
-            )
-
 
 def command(folder: SweepFolder, trial: Trial) -> str:
     """What starts a trial by itself."""
     return shlex.join(["python", PROGRAM, *folder.sweep.arguments(trial.values)])
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _has_ended(process: Process, seconds: float) -> bool:
+    """Whether a process ends within so many seconds."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _end(process: Process) -> None:
     """Ask a run to save and to leave, and kill it where it does not."""
     process.terminate()
-    try:
-        process.wait(TO_SAVE)
-    except subprocess.TimeoutExpired:
+    if not _has_ended(process, TO_SAVE):
         process.kill()
         process.wait()

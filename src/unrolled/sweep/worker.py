@@ -16,6 +16,8 @@ from types import FrameType
 from unrolled.errors import UserError
 from unrolled.run import interruption
 from unrolled.run.conf import add_working_directory
+from unrolled.run.launch import environment
+from unrolled.run.warm import MODULES, Server
 from unrolled.sweep.devices import Devices, devices_wanted
 from unrolled.sweep.folder import SweepFolder
 from unrolled.sweep.ledger import Claim, Ledger
@@ -31,12 +33,14 @@ class Worker:
     Args:
         folder: The sweep.
         devices: Those of which a trial takes one.
+        server: From which trials are forked; None starts each anew.
     """
 
-    def __init__(self, folder: SweepFolder, devices: Devices) -> None:
+    def __init__(self, folder: SweepFolder, devices: Devices, server: Server | None) -> None:
         self.folder = folder
         self.ledger: Ledger = folder.ledger()
         self.devices = devices
+        self.server = server
         self.parent = os.getppid()
         self.signalled = False
 
@@ -62,9 +66,9 @@ class Worker:
         return self.signalled or os.getppid() != self.parent
 
     def _work_on(self, claim: Claim) -> None:
-        trial = TrialProcess(self.folder, self.ledger, claim.trial, self.asked_to_stop)
+        trial = TrialProcess(self.folder, self.ledger, claim.trial, self.asked_to_stop, self.server)
         try:
-            number = devices_wanted(trial.trainer())
+            number = devices_wanted(trial.config["trainer"])
             while not self.asked_to_stop():
                 lease = self.devices.lease(number, trial.run)
                 if lease is None:
@@ -87,9 +91,13 @@ class Worker:
 def main(folder: str) -> int:
     """Work on the sweep in `folder`; the exit code."""
     add_working_directory()
-    worker = Worker(SweepFolder(Path(folder)), Devices.of_this_machine())
+    server = Server(MODULES, environment({"devices": 1}))
+    worker = Worker(SweepFolder(Path(folder)), Devices.of_this_machine(), server)
     worker.listen()
-    return worker.work()
+    try:
+        return worker.work()
+    finally:
+        server.close()
 
 
 if __name__ == "__main__":
