@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import forked
@@ -17,7 +16,6 @@ import pytest
 import yaml
 
 from unrolled.run.directory import RunDirectory
-from unrolled.sweep import trial as trial_module
 from unrolled.sweep.devices import Lease
 from unrolled.sweep.engine import make_console, show_status, sum_up
 from unrolled.sweep.folder import open_sweep
@@ -131,12 +129,6 @@ def test_trials_are_chosen_by_the_part_that_chose_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-
-    def start(run: RunDirectory, variables: dict[str, str], **popen: Any) -> Any:
-        (code,) = forked.work_on(run)
-        return SimpleNamespace(poll=lambda: code, wait=lambda timeout=None: code)
-
-    monkeypatch.setattr(trial_module, "start", start)
     apart = {
         "data.hpo_val": {"value": 0.4},
         "test": {"value": False},
@@ -146,7 +138,7 @@ def test_trials_are_chosen_by_the_part_that_chose_no_checkpoint(
     sweep = open_sweep(write(tmp_path, apart, method="grid", metric=metric), None, None, [])
     ledger = sweep.ledger()
     while claim := ledger.claim():
-        TrialProcess(sweep, ledger, claim.trial, lambda: False).work(Lease([], []))
+        TrialProcess(sweep, ledger, claim.trial, lambda: False, forked.SERVER).work(Lease([], []))
         claim.release()
     assert sum_up(sweep, ledger, make_console()) == 0
     with (sweep.path / "summary" / "trials.csv").open(newline="") as file:
