@@ -161,14 +161,20 @@ def sum_up(folder: SweepFolder, ledger: Ledger, console: Console) -> int:
         found = repeats.groups(sweep, trials)
         console.print(show.groups_table(sweep, found))
         best = found[0].trials[0]
-    shares = summary.importances(sweep, trials)
-    if shares:
-        told = ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
-        console.print(f"what made the difference: {told}")
-    files = summary.write_plots(sweep, trials, place)
+    # What is wanted most, before what may fail.
     console.print(f"best: {command(folder, best)}", markup=False)
     shown = show_path(folder)
-    console.print(f"{shown}/{best.id}, tables{' and plots' if files else ''} in {shown}/summary")
+    console.print(f"{shown}/{best.id}, tables in {shown}/{summary.FOLDER}", markup=False)
+    try:
+        shares = summary.importances(sweep, trials)
+        if shares:
+            told = ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
+            console.print(f"what made the difference: {told}", markup=False)
+        if summary.write_plots(sweep, trials, place):
+            console.print(f"plots in {shown}/{summary.FOLDER}", markup=False)
+    except Exception as error:
+        # The result is there; a plotting library that can't draw it takes nothing from it.
+        console.print(f"no plots: {type(error).__name__}: {error}", markup=False)
     return FINISHED
 
 
