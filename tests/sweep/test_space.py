@@ -79,7 +79,7 @@ def test_a_grid_has_every_combination_exactly_once(sizes: list[int], stop: int) 
     parameters = {f"p{i}": kinds[i](n) for i, n in enumerate(sizes)}
     space = sweep(method="grid", parameters=parameters)
     points = [text_of(values) for values in grid(space)]
-    ends = [p.grid() or [] for p in space.parameters.values()]
+    ends = [p.grid() for p in space.parameters.values()]
     keys = list(parameters)
     assert sorted(points) == sorted(
         text_of(dict(zip(keys, chosen, strict=True))) for chosen in itertools.product(*ends)
@@ -90,6 +90,20 @@ def test_a_grid_has_every_combination_exactly_once(sizes: list[int], stop: int) 
     left = tried.pop(stop % len(tried))
     assert next_of_grid(space, tried) == left
     assert next_of_grid(space, [*tried, left]) is None
+
+
+def test_a_grid_over_billions_is_counted_and_begun_without_writing_it_down() -> None:
+    wide = {"seed": {"min": 0, "max": 10**12 - 1}}
+    q = {"distribution": "q_uniform", "min": 0, "max": 10**12, "q": 0.5}
+    space = sweep(method="grid", parameters={**wide, "model": {"values": ["lstm", "gru"]}, "x": q})
+    assert space.num_points == 10**12 * 2 * (2 * 10**12 + 1)
+    first = next_of_grid(space, [])
+    assert first == {"seed": 0, "model": "lstm", "x": 0.0}
+    assert next_of_grid(space, [first]) == {"seed": 0, "model": "lstm", "x": 0.5}
+    # The rest of a random search over it, too.
+    only_seeds = sweep(parameters=wide)
+    assert only_seeds.num_points == 10**12
+    assert 0 <= random_raw(only_seeds, 0, 0)["seed"] < 10**12
 
 
 def test_a_random_point_is_a_function_of_seed_and_number() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -94,14 +95,22 @@ class QUniform(Uniform):
     distribution: Literal["q_uniform"] = "q_uniform"  # type: ignore[assignment]
     q: PositiveNumber = 1.0
 
-    def grid(self) -> list[Any]:
+    def num_values(self) -> int:
         """The multiples of `q` that rounding can give."""
-        first, last = round(self.min / self.q), round(self.max / self.q)
-        return [self.value(k * self.q) for k in range(first, last + 1)]
+        multiples = self._multiples()
+        # Python's own len() ends at 2**63.
+        return multiples.stop - multiples.start
+
+    def grid(self) -> Iterable[float | int]:
+        """These."""
+        return (self.value(k * self.q) for k in self._multiples())
 
     def raw_of(self, value: Any) -> float:
         """The value, within the range."""
         return min(max(float(value), self.min), self.max)
+
+    def _multiples(self) -> range:
+        return range(round(self.min / self.q), round(self.max / self.q) + 1)
 
 
 class LogUniformValues(Continuous):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
+from unrolled.sweep.distributions import Parameter
 from unrolled.sweep.space import Sweep, Values
 
 BayesSampler = Literal["tpe", "gp"]
@@ -125,10 +125,18 @@ def random_raw(sweep: Sweep, seed: int, number: int) -> dict[str, Any]:
 
 def grid(sweep: Sweep) -> Iterator[Values]:
     """All combinations, each once, the last parameter of the file changing first."""
-    keys = list(sweep.parameters)
-    values = [parameter.grid() or [] for parameter in sweep.parameters.values()]
-    for chosen in itertools.product(*values):
-        yield dict(zip(keys, chosen, strict=True))
+    for chosen in _combinations(list(sweep.parameters.values())):
+        yield dict(zip(sweep.parameters, chosen, strict=True))
+
+
+def _combinations(parameters: list[Parameter]) -> Iterator[tuple[Any, ...]]:
+    """As itertools.product, which would hold all values of a range of millions."""
+    if not parameters:
+        yield ()
+        return
+    for value in parameters[0].grid():
+        for others in _combinations(parameters[1:]):
+            yield (value, *others)
 
 
 def next_of_grid(sweep: Sweep, tried: Sequence[Values]) -> Values | None:

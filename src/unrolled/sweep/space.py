@@ -130,8 +130,7 @@ class Sweep:
     @property
     def num_points(self) -> float:
         """How many combinations there are; infinite where a parameter is continuous."""
-        sizes = [p.grid() for p in self.parameters.values()]
-        return math.prod(math.inf if grid is None else len(grid) for grid in sizes)
+        return math.prod(p.num_values() for p in self.parameters.values())
 
     @property
     def identity(self) -> str:
@@ -177,7 +176,7 @@ class Sweep:
         if self.method != "grid":
             return
         for key, parameter in self.parameters.items():
-            if parameter.grid() is None:
+            if math.isinf(parameter.num_values()):
                 kind = parameter.model_dump()["distribution"]
                 raise UserError(
                     f"{self.path}: parameters.{key}: a grid over {kind} has no end; list its "
