@@ -14,8 +14,8 @@ from unrolled.run.compose import compose
 from unrolled.run.conf import choices, search_path
 from unrolled.run.overrides import read_command_line
 from unrolled.sweep.check import Checked, check_sweep, corners_of, num_corners
-from unrolled.sweep.metric_names import metric_names
-from unrolled.sweep.space import Sweep, read_sweep
+from unrolled.sweep.metric_names import metric_names, require_goal
+from unrolled.sweep.space import Metric, Sweep, read_sweep
 
 ROOT = Path(__file__).parents[2]
 OURS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -110,6 +110,36 @@ def test_the_metrics_that_are_read_from_a_task_have_no_unknown_among_them(task: 
     assert "loss" in names
     assert len(names) > 2
     assert not any("*" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "message"),
+    [
+        (
+            ["task=purchase_intent"],
+            Metric(name="val/auroc"),
+            "metric.goal: minimize, the default: of val/auroc more is better; write goal: maximize",
+        ),
+        (
+            ["task=next_word"],
+            Metric(name="val/perplexity", goal="maximize"),
+            "metric.goal: maximize: of val/perplexity less is better; write goal: minimize",
+        ),
+        # Inherited, and made of the task's arguments.
+        (["task=parity"], Metric(name="val/loss", goal="maximize"), "of val/loss less is better"),
+        (["task=cosine"], Metric(name="val/mse", goal="maximize"), "of val/mse less is better"),
+        (["task=next_item"], Metric(name="val/recall@20"), "of val/recall@20 more is better"),
+        (["task=next_item", "task.k=5"], Metric(name="val/recall@5"), "more is better"),
+        (["task=next_event"], Metric(name="train/loss", goal="maximize"), "less is better"),
+    ],
+)
+def test_a_search_for_the_worst_is_refused(task: list[str], metric: Metric, message: str) -> None:
+    config = compose(read_command_line(task)).config["task"]
+    with pytest.raises(UserError) as error:
+        require_goal(metric, config)
+    assert message in str(error.value)
+    other = "minimize" if metric.goal == "maximize" else "maximize"
+    require_goal(metric.model_copy(update={"goal": other}), config)
 
 
 def test_the_names_follow_the_arguments_of_the_task() -> None:

@@ -14,7 +14,7 @@ from unrolled.run.conf import groups, search_path
 from unrolled.run.overrides import read_command_line
 from unrolled.run.targets import allow
 from unrolled.sweep.distributions import Categorical
-from unrolled.sweep.metric_names import require_logged
+from unrolled.sweep.metric_names import require_goal, require_logged
 from unrolled.sweep.space import Sweep, Values
 
 MOST_CORNERS = 200
@@ -53,6 +53,7 @@ def check_sweep(sweep: Sweep, most: int = MOST_CORNERS) -> Checked:
             if key not in metric_of:
                 metric_of.add(key)
                 require_logged(sweep.metric.name, task, "metric")
+                require_goal(sweep.metric, task)
         except UserError as error:
             for problem in error.problems:
                 found.setdefault(problem.removeprefix(_TYPED), []).append(values)
