@@ -9,6 +9,7 @@ from unrolled.errors import UserError, did_you_mean
 from unrolled.sweep.check import check_sweep, num_corners
 from unrolled.sweep.engine import Engine, show_status
 from unrolled.sweep.folder import SWEEPS, SweepFolder, open_sweep
+from unrolled.sweep.repeats import advice
 from unrolled.sweep.space import find_sweep_file, read_sweep
 
 SAMPLERS = ("tpe", "gp")
@@ -73,4 +74,5 @@ def check_file(arguments: list[str]) -> str:
         f"{file}: {len(sweep.searched)} parameters, {which} of the space composed, "
         f"{sweep.metric.name} is logged"
     )
-    return "\n".join([told, *(f"{file}: note: {note}" for note in sweep.notes)])
+    notes = [*sweep.notes, *advice(sweep)]
+    return "\n".join([told, *(f"{file}: note: {note}" for note in notes)])

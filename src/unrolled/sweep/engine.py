@@ -134,6 +134,8 @@ def show_status(folder: SweepFolder) -> None:
     histories = Histories(folder.path, folder.sweep.metric.name)
     rows = show.ordered(folder.sweep, trials)[: show.MOST_ROWS]
     console.print(show.trials_table(folder.sweep, rows, histories))
+    if repeats.has_repeats(folder.sweep):
+        console.print(show.groups_table(folder.sweep, repeats.groups(folder.sweep, trials)))
     _print_errors(console, trials)
 
 
@@ -160,6 +162,7 @@ def sum_up(folder: SweepFolder, ledger: Ledger, console: Console) -> int:
     if repeats.has_repeats(sweep):
         found = repeats.groups(sweep, trials)
         console.print(show.groups_table(sweep, found))
+        repeats.write_configurations(sweep, found, place / "configurations.csv")
         best = found[0].trials[0]
     # What is wanted most, before what may fail.
     console.print(f"best: {command(folder, best)}", markup=False)

@@ -18,6 +18,8 @@ from unrolled.sweep.distributions import Parameter
 from unrolled.sweep.space import Sweep, Values
 
 BayesSampler = Literal["tpe", "gp"]
+REPEATS = ("seed", "fold")
+"""A parameter whose name ends so says which repeat a trial is, not what it is."""
 STARTUP = 10
 """Points that are drawn at random before a sampler learns from them."""
 
@@ -89,27 +91,38 @@ def ask(
         raw = {key: sweep.parameters[key].raw_of(values[key]) for key in distributions}
         study.sampler = Given(raw)
         return study.ask(distributions), values
+    drawn = random_raw(sweep, seed, number)
     if sweep.method == "random" or number < STARTUP or not distributions:
-        raw = random_raw(sweep, seed, number)
-        study.sampler = Given(raw)
+        study.sampler = Given(drawn)
     else:
         study.sampler = _learning(sampler, int(_rng(seed, number).integers(2**31)))
     with warnings.catch_warnings():
         # TPE over all parameters together is "experimental".
         warnings.simplefilter("ignore")
         trial = study.ask(distributions)
-    raw = {**trial.params}
-    return trial, values_of(sweep, raw)
+    return trial, values_of(sweep, {**drawn, **trial.params})
 
 
 def distributions_of(sweep: Sweep) -> dict[str, BaseDistribution]:
-    """What Optuna is told of the space: only of what can be chosen."""
-    known = {key: p.distribution_of_raw() for key, p in sweep.parameters.items()}
-    return {key: distribution for key, distribution in known.items() if distribution is not None}
+    """What Optuna is told of the space: only of what can be chosen.
+
+    Not of seeds and folds: a sampler would learn which of them is lucky.
+    """
+    known = {key: p.distribution_of_raw() for key, p in sweep.searched.items()}
+    return {
+        key: distribution
+        for key, distribution in known.items()
+        if distribution is not None and not is_repeat(key)
+    }
+
+
+def is_repeat(key: str) -> bool:
+    """Whether a parameter only says which repeat it is."""
+    return key.rpartition(".")[2] in REPEATS
 
 
 def values_of(sweep: Sweep, raw: dict[str, Any]) -> Values:
-    """The values of all parameters from the raw ones of those that Optuna knows."""
+    """The values of all parameters from the raw ones of those that can be chosen."""
     values = {}
     for key, parameter in sweep.parameters.items():
         chosen = parameter.distribution_of_raw() is not None
