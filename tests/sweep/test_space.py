@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.errors import UserError
+from unrolled.run.overrides import read_command_line
 from unrolled.sweep.points import grid, next_of_grid, random_raw, text_of, values_of
 from unrolled.sweep.space import Sweep, as_typed, find_sweep_file
 
@@ -42,13 +43,23 @@ def test_nested_parameters_become_dotted_keys() -> None:
 
 @given(
     st.recursive(
-        st.one_of(st.none(), st.booleans(), st.integers(), st.text("ab1.e- ,:'\"\\[]{}=")),
+        st.one_of(
+            st.none(), st.booleans(), st.integers(), st.text("ab1.e- ,:'\"\\[]{}=_+/"),
+            # What an argument of a process may be.
+            st.text(st.characters(codec="utf-8", exclude_characters="\0")),
+            st.sampled_from(["price>0", "<unk>", "a#b", "a;b", "a&b", "~x", "\u00e9", "None"]),
+        ),
         lambda inner: st.lists(inner, max_size=3), max_leaves=4,
     )
 )  # fmt: skip
 def test_hydra_reads_what_is_typed_as_the_value_it_was(value: Any) -> None:
     override = OverridesParser.create().parse_override(f"key={as_typed(value)}")
     assert plain(override.value()) == value
+
+
+def test_a_text_that_wandb_would_write_for_null_stays_a_text() -> None:
+    line = read_command_line(["task=bitcount", f"name={as_typed('None')}"])
+    assert line.overrides[1] == "++name='None'"
 
 
 def plain(value: Any) -> Any:

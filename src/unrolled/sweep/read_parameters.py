@@ -127,7 +127,7 @@ def explain(error: ValidationError, known: Callable[[str], Iterable[str]]) -> li
             texts.append(f"'{where}' is no key of W&B's; {did_you_mean(last, known(above))}")
         elif kind == "missing":
             texts.append(f"'{where}' is missing")
-        elif isinstance(value, str) and _is_number(value):
+        elif isinstance(value, str) and is_number(value):
             texts.append(
                 f"{where}: {value} is a text in YAML; write it with a point: {float(value):.1e}"
             )
@@ -141,7 +141,8 @@ def explain(error: ValidationError, known: Callable[[str], Iterable[str]]) -> li
     return texts
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text can be read as a number."""
     try:
         float(text)
     except ValueError:

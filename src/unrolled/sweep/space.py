@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 import unrolled
 from unrolled.errors import UserError, did_you_mean
 from unrolled.sweep.distributions import Constant, Parameter
-from unrolled.sweep.read_parameters import explain, read_parameters
+from unrolled.sweep.read_parameters import explain, is_number, read_parameters
 
 Values = dict[str, Any]
 """The values of a trial by their dotted keys."""
@@ -243,7 +243,7 @@ def as_typed(value: Any) -> str:
         return f"[{','.join(as_typed(v) for v in value)}]"
     if isinstance(value, dict):
         return f"{{{','.join(f'{k}:{as_typed(v)}' for k, v in value.items())}}}"
-    if isinstance(value, str) and (not value or _is_no_plain_text(value)):
+    if isinstance(value, str) and not _is_plain_text(value):
         # A backslash is one by itself, except before a quotation mark.
         escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
         escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
@@ -251,11 +251,9 @@ def as_typed(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _is_no_plain_text(value: str) -> bool:
-    """Whether Hydra would read a text as something else."""
-    special = any(c in value for c in ",:[]{}()='\"\\ \t")
-    try:
-        float(value)
-    except ValueError:
-        return special or value.lower() in ("true", "false", "null")
-    return True
+def _is_plain_text(value: str) -> bool:
+    """Whether Hydra reads a text without quotation marks as itself."""
+    # W&B's agent writes None for null, and train.py reads it so.
+    if value.lower() in ("true", "false", "null", "none"):
+        return False
+    return re.fullmatch(r"[\w./+-]+", value, re.ASCII) is not None and not is_number(value)
