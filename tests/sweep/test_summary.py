@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from unrolled.sweep.engine import sum_up
 from unrolled.sweep.folder import SweepFolder
 from unrolled.sweep.ledger import Ledger
 from unrolled.sweep.points import text_of
+from unrolled.sweep.space import Values
 
 PARAMETERS: dict[str, Any] = {
     "task": {"value": "bitcount"},
@@ -25,7 +27,12 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
-def over(path: Path, trials: int, parameters: dict[str, Any] = PARAMETERS) -> tuple[Any, Ledger]:
+def over(
+    path: Path,
+    trials: int,
+    parameters: dict[str, Any] = PARAMETERS,
+    identify: Callable[[Values], str] = lambda values: text_of(values)[:60],
+) -> tuple[SweepFolder, Ledger]:
     """A sweep whose trials are finished; none was computed."""
     path.mkdir(parents=True)
     content = {
@@ -37,7 +44,7 @@ def over(path: Path, trials: int, parameters: dict[str, Any] = PARAMETERS) -> tu
     (path / "sweep.yaml").write_text(yaml.safe_dump(content))
     (path / "plan.json").write_text(json.dumps({"trials": trials}))
     folder = SweepFolder(path)
-    ledger = Ledger(folder.path, folder.sweep, lambda values: text_of(values)[:60], trials)
+    ledger = Ledger(folder.path, folder.sweep, identify, trials)
     for number in range(trials):
         claim = ledger.claim()
         assert claim is not None
@@ -59,6 +66,15 @@ def test_a_value_that_was_rounded_to_zero_ends_nothing(tmp_path: Path) -> None:
     text = told(folder, ledger)
     assert text.index("best: ") < text.index("what made the difference: ")
     assert (tmp_path / "s" / "summary" / "slices.png").is_file()
+
+
+def test_points_that_were_the_same_trial_are_counted(tmp_path: Path) -> None:
+    same = {"task": {"value": "bitcount"}, "seed": {"min": 1, "max": 30}}
+    folder, ledger = over(tmp_path / "s", 2, same, lambda values: str(values["seed"] % 2))
+    known = [note for t in ledger.study.trials if (note := t.user_attrs["unrolled"])]
+    further = len(known) - 2
+    assert further > 0
+    assert f"{further} further points were a trial that was there already" in told(folder, ledger)
 
 
 def test_the_best_command_is_told_though_nothing_can_be_drawn(

@@ -64,6 +64,21 @@ def test_our_own_sweeps_have_no_corner_that_fails(path: Path) -> None:
             "val/loss",
             "x.yaml: data.length: 0 does not fit: it must be greater than 0 (with data.length=0)",
         ),
+        (
+            {"data.workers": {"values": [0, 1]}, "data.length": {"values": [8, 9]}},
+            "val/loss",
+            "x.yaml: parameters.data.workers: says how a trial is run, not what it computes",
+        ),
+        (
+            # How far it goes is another trial, and so is the seed.
+            {
+                "trainer": {"values": ["cpu", "ddp_cpu"]},
+                "trainer.max_steps": {"values": [10, 20]},
+                "seed": {"min": 0, "max": 9},
+            },
+            "val/loss",
+            "x.yaml: parameters.trainer: says how a trial is run, not what it computes",
+        ),
         ({}, "val/los", "x.yaml: metric: val/los: Bitcount logs no such metric; did you mean "),
         ({}, "loss", "x.yaml: metric: loss: Bitcount logs no such metric; did you mean 'val/loss'"),
         (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from typing import Any
 from unrolled.errors import UserError
 from unrolled.run.compose import Composed, compose
 from unrolled.run.conf import groups, search_path
+from unrolled.run.drift import identity
 from unrolled.run.overrides import read_command_line
 from unrolled.run.targets import allow
 from unrolled.sweep.distributions import Categorical
@@ -46,9 +49,12 @@ def check_sweep(sweep: Sweep, most: int = MOST_CORNERS) -> Checked:
     found: dict[str, list[Values]] = {}
     corners = list(corners_of(sweep, most))
     metric_of: set[str] = set()
+    ids: list[tuple[Values, str]] = []
     for values in corners:
         try:
-            task = compose_trial(sweep, values).config["task"]
+            config = compose_trial(sweep, values).config
+            ids.append((values, trial_id(config)))
+            task = config["task"]
             key = repr(sorted(task.items(), key=str))
             if key not in metric_of:
                 metric_of.add(key)
@@ -62,6 +68,12 @@ def check_sweep(sweep: Sweep, most: int = MOST_CORNERS) -> Checked:
             f"{sweep.path}: {problem}{_where(sweep, corners, failed)}"
             for problem, failed in found.items()
         ))  # fmt: skip
+    if idle := [key for key in sweep.searched if _changes_nothing(key, ids)]:
+        raise UserError(*(
+            f"{sweep.path}: parameters.{key}: says how a trial is run, not what it computes: "
+            "trials that differ in it alone are one, and run once; give it one value"
+            for key in idle
+        ))  # fmt: skip
     return Checked(len(corners), len(corners) == num_corners(sweep))
 
 
@@ -74,6 +86,14 @@ def compose_trial(sweep: Sweep, values: Values) -> Composed:
     line = read_command_line(sweep.arguments(values))
     allow(line.allowed)
     return compose(line)
+
+
+def trial_id(config: dict[str, Any]) -> str:
+    """Of what a run computes and how far it goes."""
+    trainer = config["trainer"]
+    limits = [trainer.get(key) for key in ("max_steps", "max_epochs", "max_time")]
+    text = json.dumps([identity(config), limits])
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def num_corners(sweep: Sweep) -> int:
@@ -130,6 +150,16 @@ def _random(ends: dict[str, list[Any]]) -> Iterator[Values]:
     rng = random.Random(0)
     while True:
         yield {key: rng.choice(values) for key, values in ends.items()}
+
+
+def _changes_nothing(key: str, ids: list[tuple[Values, str]]) -> bool:
+    """Whether corners that differ in this parameter alone are the same trial, wherever it is so."""
+    by_others: dict[str, list[str]] = {}
+    for values, found in ids:
+        others = repr({k: v for k, v in values.items() if k != key})
+        by_others.setdefault(others, []).append(found)
+    compared = [found for found in by_others.values() if len(found) > 1]
+    return bool(compared) and all(len(set(found)) == 1 for found in compared)
 
 
 def _where(sweep: Sweep, corners: list[Values], failed: list[Values]) -> str:

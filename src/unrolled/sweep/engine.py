@@ -150,6 +150,8 @@ def sum_up(folder: SweepFolder, ledger: Ledger, console: Console) -> int:
     sweep, trials = folder.sweep, ledger.trials()
     best_first = show.ordered(sweep, trials)
     console.print(show.headline(sweep, trials, ledger.wanted))
+    if same := ledger.num_duplicates():
+        console.print(f"{same} further points were a trial that was there already")
     console.print(show.trials_table(sweep, best_first[: show.MOST_ROWS]))
     _print_errors(console, trials)
     place = folder.path / summary.FOLDER

@@ -11,7 +11,6 @@ summary/        tables and plots
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -21,8 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from unrolled.errors import UserError
-from unrolled.run.drift import identity
-from unrolled.sweep.check import check_sweep, compose_trial
+from unrolled.sweep.check import check_sweep, compose_trial, trial_id
 from unrolled.sweep.ledger import Ledger
 from unrolled.sweep.points import BayesSampler
 from unrolled.sweep.space import Sweep, Values, find_sweep_file, read_sweep
@@ -144,14 +142,6 @@ def open_sweep(
     _write(folder / FILE, text)
     _write(folder / PLAN, plan.model_dump_json(indent=2) + "\n")
     return SweepFolder(folder)
-
-
-def trial_id(config: dict[str, Any]) -> str:
-    """Of what a run computes and how far it goes."""
-    trainer = config["trainer"]
-    limits = [trainer.get(key) for key in ("max_steps", "max_epochs", "max_time")]
-    text = json.dumps([identity(config), limits])
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _write(path: Path, text: str) -> None:
