@@ -79,6 +79,11 @@ def test_our_own_sweeps_have_no_corner_that_fails(path: Path) -> None:
             "val/loss",
             "x.yaml: parameters.trainer: says how a trial is run, not what it computes",
         ),
+        (
+            {"model": {"value": "lstm"}, "model.hidden_size": {"values": [16, 20.5, 64]}},
+            "val/loss",
+            "x.yaml: model.hidden_size: 20.5 does not fit",
+        ),
         ({}, "val/los", "x.yaml: metric: val/los: Bitcount logs no such metric; did you mean "),
         ({}, "loss", "x.yaml: metric: loss: Bitcount logs no such metric; did you mean 'val/loss'"),
         (
@@ -113,9 +118,34 @@ def test_all_corners_of_a_small_space_and_the_pairs_of_choices_of_a_large_one() 
     assert all({c[f"p{i}"] for c in corners} == {0, 9} for i in range(12))
 
 
-def test_a_list_of_numbers_has_two_ends() -> None:
-    space = sweep({"seed": {"values": list(range(50))}})
-    assert check_sweep(space) == Checked(corners=2, all_of_them=True)
+def test_a_list_of_numbers_has_two_ends_and_each_of_the_others_is_looked_at_once() -> None:
+    space = sweep({"seed": {"values": [3, 1, 2, 4]}, "data.length": {"min": 5, "max": 9}})
+    found = [(c["seed"], c["data.length"]) for c in corners_of(space, 200)]
+    assert found == [(1, 5), (1, 9), (4, 5), (4, 9), (3, 5), (2, 5)]
+    assert num_corners(space) == 6
+    assert check_sweep(space) == Checked(corners=6, all_of_them=True)
+
+
+def test_a_choice_of_the_users_own_group_is_a_choice_of_parts(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.yaml").write_text("x: 1")
+    many = {f"p{i}": {"min": 0, "max": 9} for i in range(12)}
+    large = sweep({**many, "mine": {"values": ["a", "b"]}, "model": {"values": ["c", "d", "e"]}})
+    pairs = {(m, n) for m in "ab" for n in "cde"}
+
+    def seen() -> set[tuple[str, str]]:
+        # The first of a choice with each of the others is there before any pair.
+        return {(c["mine"], c["model"]) for c in corners_of(large, 20)}
+
+    assert pairs - seen() == {("b", "d")}
+    large.extra = [f"--config-dir={tmp_path}"]
+    assert seen() == pairs
+
+
+def test_a_number_that_a_distribution_never_gives_is_not_looked_at() -> None:
+    low, high = sweep({"x": {"distribution": "beta", "a": 2, "b": 5}}).parameters["x"].ends()
+    assert 0 < low < 1e-8
+    assert 1 - 1e-8 < high < 1
 
 
 @pytest.mark.parametrize("task", choices("task", search_path(None)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,26 +98,26 @@ def trial_id(config: dict[str, Any]) -> str:
 
 
 def num_corners(sweep: Sweep) -> int:
-    """How many corners a space has."""
-    number = 1
-    for parameter in sweep.parameters.values():
-        number *= len(parameter.ends())
-    return number
+    """How many corners a space has, with the values within that its file lists."""
+    parameters = sweep.parameters.values()
+    between = sum(len(p.listed()) - len(p.ends()) for p in parameters)
+    return math.prod(len(p.ends()) for p in parameters) + between
 
 
 def corners_of(sweep: Sweep, most: int) -> Iterator[Values]:
-    """All corners, or as many of them, each once.
+    """All corners and each value that is listed, or as many of them, each once.
 
-    Where there are more: every end of every parameter, then every pair of two choices of parts,
-    then corners at random.
+    Where there are more: every value and every end of every parameter, then every pair of two
+    choices of parts, then corners at random.
     """
     ends = {key: parameter.ends() for key, parameter in sweep.parameters.items()}
+    listed = {key: parameter.listed() for key, parameter in sweep.parameters.items()}
     if num_corners(sweep) <= most:
-        for chosen in itertools.product(*ends.values()):
-            yield dict(zip(ends, chosen, strict=True))
-        return
+        found = itertools.chain(_all(ends), _single(ends, listed))
+    else:
+        found = itertools.chain(_single(ends, listed), _pairs(ends, _groups(sweep)), _random(ends))
     seen: set[str] = set()
-    for values in itertools.chain(_single(ends), _pairs(ends, _groups(sweep)), _random(ends)):
+    for values in found:
         if len(seen) >= most:
             return
         if repr(values) not in seen:
@@ -125,17 +126,23 @@ def corners_of(sweep: Sweep, most: int) -> Iterator[Values]:
 
 
 def _groups(sweep: Sweep) -> list[str]:
-    known = groups(search_path(None))
+    line = read_command_line(sweep.arguments({}), needs_task=False)
+    known = groups(search_path(line.config_dir))
     chosen = [k for k, p in sweep.parameters.items() if isinstance(p, Categorical)]
     return [key for key in chosen if key in known]
 
 
-def _single(ends: dict[str, list[Any]]) -> Iterator[Values]:
+def _all(ends: dict[str, list[Any]]) -> Iterator[Values]:
+    for chosen in itertools.product(*ends.values()):
+        yield dict(zip(ends, chosen, strict=True))
+
+
+def _single(ends: dict[str, list[Any]], listed: dict[str, list[Any]]) -> Iterator[Values]:
     for which in (0, -1):
         yield {key: values[which] for key, values in ends.items()}
     first = {key: values[0] for key, values in ends.items()}
-    for key, values in ends.items():
-        for value in values[1:]:
+    for key, values in listed.items():
+        for value in values:
             yield {**first, key: value}
 
 

@@ -69,7 +69,11 @@ def check_file(arguments: list[str]) -> str:
     sweep = read_sweep(find_sweep_file(Path(file)))
     sweep.extra = extra
     checked = check_sweep(sweep)
-    which = "all corners" if checked.all_of_them else f"{checked.corners} of {num_corners(sweep)}"
+    which = (
+        "all corners"
+        if checked.all_of_them
+        else f"{checked.corners} of {num_corners(sweep)} corners"
+    )
     told = (
         f"{file}: {len(sweep.searched)} parameters, {which} of the space composed, "
         f"{sweep.metric.name} is logged"

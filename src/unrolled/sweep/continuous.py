@@ -20,6 +20,8 @@ from unrolled.sweep.distributions import (
     require_order,
 )
 
+EDGE = 1e-9
+"""A beta distribution never reaches 0 and 1, which may be no values of a parameter."""
 SIGMAS = 6.0
 """Normal distributions end here: they go beyond once in 500 million draws, and a sampler that
 learns needs a range."""
@@ -230,19 +232,19 @@ class QLogNormal(LogNormal):
 
 
 class Beta(Continuous):
-    """The beta distribution on 0 to 1."""
+    """The beta distribution between 0 and 1."""
 
     distribution: Literal["beta"]
     a: PositiveNumber = 1.0
     b: PositiveNumber = 1.0
 
     def bounds(self) -> tuple[float, float]:
-        """0 and 1."""
-        return 0.0, 1.0
+        """Just inside of 0 and 1."""
+        return EDGE, 1 - EDGE
 
     def draw(self, rng: np.random.Generator) -> float:
         """Beta."""
-        return float(rng.beta(self.a, self.b))
+        return min(max(float(rng.beta(self.a, self.b)), EDGE), 1 - EDGE)
 
 
 class QBeta(Beta):

@@ -45,6 +45,10 @@ class Parameter(BaseModel, ABC):
     def ends(self) -> list[Any]:
         """The values between which, or among which, all others lie."""
 
+    def listed(self) -> list[Any]:
+        """The values that the file names, each of which may be wrong by itself; or the ends."""
+        return self.ends()
+
     @abstractmethod
     def distribution_of_raw(self) -> BaseDistribution | None:
         """What Optuna is told of the raw values; None where there is nothing to choose."""
@@ -128,6 +132,10 @@ class Categorical(Parameter):
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.values):
             return distinct([min(self.values), max(self.values)])
         return list(self.values)
+
+    def listed(self) -> list[Any]:
+        """All."""
+        return self.values
 
     def num_values(self) -> int:
         """As many as are listed."""
