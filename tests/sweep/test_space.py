@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from unrolled.errors import UserError
 from unrolled.run.overrides import read_command_line
 from unrolled.sweep.points import grid, next_of_grid, random_raw, text_of, values_of
-from unrolled.sweep.space import Sweep, as_typed, find_sweep_file
+from unrolled.sweep.space import Sweep, find_sweep_file
+from unrolled.sweep.typed import as_typed
 
 FILE: dict[str, Any] = {
     "program": "train.py",

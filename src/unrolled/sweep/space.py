@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import unrolled
 from unrolled.errors import UserError, did_you_mean
 from unrolled.sweep.distributions import Constant, Parameter
-from unrolled.sweep.read_parameters import explain, is_number, read_parameters
+from unrolled.sweep.read_parameters import explain, read_parameters
+from unrolled.sweep.read_yaml import read_yaml
+from unrolled.sweep.typed import as_typed
 
 Values = dict[str, Any]
 """The values of a trial by their dotted keys."""
@@ -206,15 +206,7 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         UserError: With every problem that was found.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(
-            f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"
-        ) from error
-    return Sweep(path, content)
+    return Sweep(path, read_yaml(path))
 
 
 def _of_wandb_only(parameters: dict[str, Any]) -> list[str]:
@@ -231,29 +223,3 @@ def _of_wandb_only(parameters: dict[str, Any]) -> list[str]:
                 f"parameters.{key}: W&B's agent writes null as None, which is a text to train.py"
             )
     return notes
-
-
-def as_typed(value: Any) -> str:
-    """A value as it is typed on the command line, so that Hydra reads the same."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(as_typed(v) for v in value)}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{k}:{as_typed(v)}' for k, v in value.items())}}}"
-    if isinstance(value, str) and not _is_plain_text(value):
-        # A backslash is one by itself, except before a quotation mark.
-        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
-        escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-        return f"'{escaped}'"
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def _is_plain_text(value: str) -> bool:
-    """Whether Hydra reads a text without quotation marks as itself."""
-    # W&B's agent writes None for null, and train.py reads it so.
-    if value.lower() in ("true", "false", "null", "none"):
-        return False
-    return re.fullmatch(r"[\w./+-]+", value, re.ASCII) is not None and not is_number(value)
