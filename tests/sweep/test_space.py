@@ -23,6 +23,7 @@ FILE: dict[str, Any] = {
     "method": "random",
     "metric": {"name": "val/loss", "goal": "minimize"},
     "parameters": {"task": {"value": "bitcount"}, "model": {"values": ["lstm", "gru"]}},
+    "command": ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"],
 }
 
 
@@ -78,6 +79,45 @@ def test_a_trial_is_started_by_what_stands_in_the_command() -> None:
     command = ["${env}", "python3", "${program}", "logger=none", "${args_no_hyphens}", "seed=3"]
     typed = sweep(command=command).arguments({"task": "bitcount", "optimizer.lr": 1e-5})
     assert typed == ["logger=none", "task=bitcount", "optimizer.lr=1e-05", "seed=3"]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        ["${env}", "${interpreter}", "${program}"], ["python", "train.py"],
+        ["/usr/bin/env", "python3.11", "./train.py"],
+    ],
+)  # fmt: skip
+def test_a_trial_has_what_follows_the_program(start: list[str]) -> None:
+    space = sweep(command=[*start, "${args_no_hyphens}", "seed=3"])
+    assert space.arguments({"model": "gru"}) == ["model=gru", "seed=3"]
+    assert space.notes == []
+
+
+def test_variables_of_the_environment_are_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["${program}", "data.path=${envvar:LOGS}/a", "${args_no_hyphens}"]
+    space = sweep(command=command)
+    monkeypatch.setenv("LOGS", "/data")
+    assert space.arguments({"model": "gru"}) == ["data.path=/data/a", "model=gru"]
+    monkeypatch.delenv("LOGS")
+    with pytest.raises(UserError, match=r"\$\{envvar:LOGS\}: the environment has no variable LOGS"):
+        space.arguments({"model": "gru"})
+
+
+def test_what_only_one_of_both_heeds_is_a_note() -> None:
+    command = ["${env}", "OMP_NUM_THREADS=4", "${interpreter}", "-u", "${program}"]
+    space = sweep(
+        command=[*command, "${args_no_hyphens}"],
+        metric={"name": "val/loss", "impute": "best"},
+        early_terminate=None,
+    )
+    first, second = space.notes
+    assert first.startswith("command: OMP_NUM_THREADS=4 -u: for W&B's agent alone; ")
+    assert second.startswith("metric.impute: W&B's alone")
+    (missing,) = sweep(command=None).notes
+    assert "write command: [${env}, ${interpreter}, ${program}, ${args_no_hyphens}]" in missing
+    # It is understood here all the same.
+    assert sweep(command=None).arguments({"model": "gru"}) == ["model=gru"]
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 200))
@@ -148,6 +188,14 @@ def test_a_random_point_is_a_function_of_seed_and_number() -> None:
         (
             {"command": ["${programme}", "${args_no_hyphens}"]},
             "x.yaml: command: ${programme}: did you mean '${program}'?",
+        ),
+        (
+            {"command": ["python", "main.py", "${args_no_hyphens}"]},
+            "x.yaml: command: python main.py ${args_no_hyphens}: it starts no ${program}",
+        ),
+        (
+            {"command": ["${args_no_hyphens}", "${program}", "seed=1"]},
+            "x.yaml: command: no arguments: train.py takes key=value",
         ),
         ({"early_terminate": {"type": "hyperband"}}, "x.yaml: early_terminate: "),
         (

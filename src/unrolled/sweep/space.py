@@ -18,17 +18,11 @@ from unrolled.errors import UserError, did_you_mean
 from unrolled.sweep.distributions import Constant, Parameter
 from unrolled.sweep.read_parameters import explain, read_parameters
 from unrolled.sweep.read_yaml import read_yaml
+from unrolled.sweep.sweep_command import PROGRAM, SweepCommand
 from unrolled.sweep.typed import as_typed
 
 Values = dict[str, Any]
 """The values of a trial by their dotted keys."""
-
-PROGRAM = "train.py"
-ARGUMENTS = "${args_no_hyphens}"
-"""W&B's macro for `key=value`, the only form that train.py takes."""
-
-_MACROS = ("${env}", "${interpreter}", "${program}", ARGUMENTS)
-_COMMAND = ["${env}", "${interpreter}", "${program}", ARGUMENTS]
 
 
 class Metric(BaseModel):
@@ -70,7 +64,7 @@ class _File(BaseModel):
     parameters: Annotated[dict[str, Any], Field(min_length=1)]
     metric: Metric
     early_terminate: EarlyTerminate | None = None
-    command: list[Any] = _COMMAND
+    command: list[Any] | None = None
     run_cap: Annotated[int, Field(ge=1)] | None = None
     name: str | None = None
     description: str | None = None
@@ -116,10 +110,13 @@ class Sweep:
         self.early_terminate = file.early_terminate
         self.run_cap = file.run_cap
         self.name = file.name or path.stem
-        self.command = [str(part) for part in file.command]
-        self.extra: list[str] = []
-        self.notes = _of_wandb_only(content["parameters"])
         self._check_program(file.program)
+        try:
+            self.command = SweepCommand(file.command)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        self.extra: list[str] = []
+        self.notes = [*_nested(content["parameters"]), *self.command.notes, *_imputed(self.metric)]
         self._check_method()
 
     @property
@@ -136,7 +133,9 @@ class Sweep:
     def identity(self) -> str:
         """A hash of what is searched, how, and by what measure."""
         parameters = {key: p.model_dump() for key, p in self.parameters.items()}
-        text = repr((parameters, self.method, self.metric, self.early_terminate, self.command))
+        text = repr(
+            (parameters, self.method, self.metric, self.early_terminate, self.command.parts)
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     def better(self, value: float, than: float) -> bool:
@@ -148,13 +147,13 @@ class Sweep:
         return min(values) if self.metric.goal == "minimize" else max(values)
 
     def arguments(self, values: Values) -> list[str]:
-        """What follows `train.py` in the command of a trial."""
+        """What follows `train.py` in the command of a trial.
+
+        Raises:
+            UserError: When the file's command names a variable that is not there.
+        """
         typed = [f"{key}={as_typed(value)}" for key, value in values.items()]
-        start = self.command.index("${program}") + 1 if "${program}" in self.command else 0
-        arguments = list(self.extra)
-        for part in self.command[start:]:
-            arguments += typed if part == ARGUMENTS else [part]
-        return arguments
+        return [*self.extra, *self.command.arguments(typed)]
 
     def _check_program(self, program: str) -> None:
         if Path(program).name != PROGRAM:
@@ -162,15 +161,6 @@ class Sweep:
                 f"{self.path}: program: {program}: trials are runs of {PROGRAM}, or of nothing "
                 f"that `unrolled` knows; program: {PROGRAM}"
             )
-        if ARGUMENTS not in self.command:
-            macros = [part for part in self.command if part.startswith("${args")]
-            raise UserError(
-                f"{self.path}: command: {' '.join(macros) or 'no arguments'}: {PROGRAM} takes "
-                f"key=value, without hyphens: {ARGUMENTS}"
-            )
-        for part in self.command:
-            if part.startswith("${") and part not in _MACROS and not part.startswith("${envvar:"):
-                raise UserError(f"{self.path}: command: {part}: {did_you_mean(part, _MACROS)}")
 
     def _check_method(self) -> None:
         if self.method != "grid":
@@ -209,17 +199,18 @@ def read_sweep(path: Path) -> Sweep:
     return Sweep(path, read_yaml(path))
 
 
-def _of_wandb_only(parameters: dict[str, Any]) -> list[str]:
-    """What this engine understands, and W&B's agent hands to train.py in a way that it does not."""
-    notes = []
-    for key, fields in parameters.items():
-        if "parameters" in fields:
-            notes.append(
-                f"parameters.{key}: W&B's agent hands nested parameters on as one argument; for "
-                f"`wandb agent` write dotted keys, {key}.{next(iter(fields['parameters']))}"
-            )
-        elif None in [fields.get("value", ""), *(fields.get("values") or [])]:
-            notes.append(
-                f"parameters.{key}: W&B's agent writes null as None, which is a text to train.py"
-            )
-    return notes
+def _nested(parameters: dict[str, Any]) -> list[str]:
+    return [
+        f"parameters.{key}: W&B's agent hands nested parameters on as one argument; for "
+        f"`wandb agent` write dotted keys, {key}.{next(iter(fields['parameters']))}"
+        for key, fields in parameters.items()
+        if "parameters" in fields
+    ]
+
+
+def _imputed(metric: Metric) -> list[str]:
+    return [
+        f"metric.{key}: W&B's alone; in `unrolled sweep` a trial without a result has no value"
+        for key in ("impute", "impute_while_running")
+        if key in metric.model_fields_set
+    ]

@@ -20,7 +20,7 @@ from unrolled.sweep.folder import SweepFolder
 from unrolled.sweep.history import Histories
 from unrolled.sweep.hyperband import should_stop
 from unrolled.sweep.ledger import Ledger, Trial
-from unrolled.sweep.space import PROGRAM
+from unrolled.sweep.sweep_command import PROGRAM
 
 LOOK_EVERY = 0.25
 """Seconds between two looks at a trial that runs."""
