@@ -81,6 +81,51 @@ def test_a_trial_is_started_by_what_stands_in_the_command() -> None:
     assert typed == ["logger=none", "task=bitcount", "optimizer.lr=1e-05", "seed=3"]
 
 
+def test_a_space_is_the_same_however_its_file_is_written() -> None:
+    rule = {"type": "hyperband", "min_iter": 3}
+    lr = {"min": 0.001, "max": 0.1, "distribution": "log_uniform_values"}
+    model = {"values": ["lstm", "gru"]}
+    one = sweep(parameters={"optimizer.lr": lr, "model": model}, early_terminate=rule)
+    turned = dict(reversed(lr.items()))
+    other = sweep(
+        parameters={
+            "model": {**model, "distribution": "categorical"},
+            "optimizer": {"parameters": {"lr": turned}},
+        },
+        early_terminate={**rule, "eta": 3},
+        metric={"name": "val/loss"},
+        command=["python", "train.py", "${args_no_hyphens}"],
+        run_cap=9,
+    )
+    assert one.differences(other) == []
+    assert one.identity == other.identity
+    assert [random_raw(one, 0, n) for n in range(5)] == [random_raw(other, 0, n) for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"method": "bayes", "metric": {"name": "val/error"}}, ["method", "metric"]),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 3}}, ["early_terminate"]),
+        ({"command": ["${program}", "${args_no_hyphens}", "seed=1"]}, ["command"]),
+        (
+            {"parameters": {"model": {"values": ["gru", "lstm"]}, "seed": {"value": 1}}},
+            ["parameters.model", "parameters.seed", "parameters.task"],
+        ),
+        # 1 and 1.0 are two values, and two distributions.
+        (
+            {"parameters": {**FILE["parameters"], "task": {"min": 1, "max": 2}}},
+            ["parameters.task"],
+        ),
+    ],
+)
+def test_the_keys_in_which_a_space_is_another_one_are_named(
+    changes: dict[str, Any], keys: list[str]
+) -> None:
+    assert sorted(sweep().differences(sweep(**changes))) == keys
+    assert sweep().identity != sweep(**changes).identity
+
+
 @pytest.mark.parametrize(
     "start",
     [

@@ -113,10 +113,10 @@ def open_sweep(
     if (folder / PLAN).is_file():
         there = SweepFolder(folder)
         before = there.plan.model_dump()
-        if there.sweep.identity != sweep.identity:
+        if differing := sweep.differences(there.sweep):
             raise UserError(
-                f"{folder} has the trials of another space than {path}; "
-                "give this one a folder of its own: --name"
+                f"{folder} has the trials of another space than {path}, with another "
+                f"{', '.join(differing)}; give this one a folder of its own: --name"
             )
         for fixed in ("seed", "storage", "sampler"):
             if options.get(fixed) not in (None, before[fixed]):

@@ -108,7 +108,7 @@ def distributions_of(sweep: Sweep) -> dict[str, BaseDistribution]:
 
     Not of seeds and folds: a sampler would learn which of them is lucky.
     """
-    known = {key: p.distribution_of_raw() for key, p in sweep.searched.items()}
+    known = {key: p.distribution_of_raw() for key, p in sorted(sweep.searched.items())}
     return {
         key: distribution
         for key, distribution in known.items()
@@ -133,7 +133,8 @@ def values_of(sweep: Sweep, raw: dict[str, Any]) -> Values:
 def random_raw(sweep: Sweep, seed: int, number: int) -> dict[str, Any]:
     """The raw values of the random point of a number."""
     rng = _rng(seed, number)
-    return {key: parameter.draw(rng) for key, parameter in sweep.parameters.items()}
+    # Not in the order of the file, in which the space does not differ.
+    return {key: parameter.draw(rng) for key, parameter in sorted(sweep.parameters.items())}
 
 
 def grid(sweep: Sweep) -> Iterator[Values]:

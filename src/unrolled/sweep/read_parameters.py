@@ -89,8 +89,10 @@ def read_parameter(fields: Any) -> Parameter:
     if not isinstance(fields, dict):
         raise UserError(f"{fields!r}: write value: {fields}, or values: [...], or min: and max:")
     if (strange := _no_plain_value(fields)) is not None:
-        kind = type(strange).__name__
-        raise UserError(f"{strange}: a {kind} in YAML; write it in quotation marks: '{strange}'")
+        raise UserError(
+            f"{strange}: a {type(strange).__name__} in YAML; write it in quotation marks: "
+            f"'{strange}'"
+        )
     name = fields.get("distribution") or inferred(fields)
     if name is None:
         names = {k for kind in KINDS.values() for k in _fields(kind)} | {"parameters"}

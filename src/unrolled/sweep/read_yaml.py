@@ -51,12 +51,15 @@ class _Loader(yaml.SafeLoader):
                 )
         return super().construct_mapping(node, deep)
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
-        text = node.value
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        text = super().construct_yaml_str(node)
         # A text in quotation marks is meant to be one.
-        if node.style is None and node.tag.endswith(":str") and _TEXT_LIKE_A_NUMBER.fullmatch(text):
+        if node.style is None and _TEXT_LIKE_A_NUMBER.fullmatch(text):
             raise _NotMeant(
                 problem=f"{text_for_number(text)}, or '{text}'",
                 problem_mark=node.start_mark,
             )
-        return super().construct_scalar(node)
+        return text
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_yaml_str)

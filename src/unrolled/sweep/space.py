@@ -7,6 +7,7 @@ unknown keys are refused, too.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -130,13 +131,33 @@ class Sweep:
         return math.prod(p.num_values() for p in self.parameters.values())
 
     @property
+    def space(self) -> dict[str, str]:
+        """What is searched, how, and by what measure: JSON by its key in the file, no defaults.
+
+        So the order of the keys makes no difference, nor does a key that W&B adds one day.
+        """
+        rule = self.early_terminate
+        said = {
+            "method": self.method,
+            "metric": self.metric.model_dump(exclude_defaults=True),
+            "early_terminate": rule and rule.model_dump(exclude_defaults=True),
+            "command": self.command.after,
+        }
+        for key, parameter in self.parameters.items():
+            kind = parameter.model_dump()["distribution"]
+            fields = parameter.model_dump(exclude_defaults=True, by_alias=True)
+            said[f"parameters.{key}"] = {**fields, "distribution": kind}
+        return {key: json.dumps(value, sort_keys=True) for key, value in said.items()}
+
+    @property
     def identity(self) -> str:
-        """A hash of what is searched, how, and by what measure."""
-        parameters = {key: p.model_dump() for key, p in self.parameters.items()}
-        text = repr(
-            (parameters, self.method, self.metric, self.early_terminate, self.command.parts)
-        )
-        return hashlib.sha256(text.encode()).hexdigest()
+        """A hash of the space."""
+        return hashlib.sha256(json.dumps(self.space, sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: Sweep) -> list[str]:
+        """The keys of the file in which the space is another one."""
+        here, there = self.space, other.space
+        return [key for key in {**here, **there} if here.get(key) != there.get(key)]
 
     def better(self, value: float, than: float) -> bool:
         """Whether one value of the metric is better than another."""

@@ -25,6 +25,9 @@ class SweepCommand:
     Args:
         parts: Of the file; None where it has none.
 
+    Attributes:
+        after: What follows the program.
+
     Raises:
         UserError: When train.py could not be started so.
     """
@@ -41,8 +44,8 @@ class SweepCommand:
         if not programs:
             raise UserError(f"command: {' '.join(self.parts)}: it starts no {_PROGRAM}")
         at = self.parts.index(programs[0])
-        self._before, self._after = self.parts[:at], self.parts[at + 1 :]
-        if ARGUMENTS not in self._after:
+        self._before, self.after = self.parts[:at], self.parts[at + 1 :]
+        if ARGUMENTS not in self.after:
             raise UserError(f"command: no arguments: {_WANTED}")
 
     @property
@@ -71,7 +74,7 @@ class SweepCommand:
             UserError: When a variable is named that is not there.
         """
         found: list[str] = []
-        for part in self._after:
+        for part in self.after:
             found += typed if part == ARGUMENTS else [_VARIABLE.sub(_value_of, part)]
         return found
 
