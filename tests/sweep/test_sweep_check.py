@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from unrolled.errors import UserError
 from unrolled.run.compose import compose
 from unrolled.run.conf import choices, search_path
 from unrolled.run.overrides import read_command_line
 from unrolled.sweep.check import Checked, check_sweep, corners_of, num_corners
+from unrolled.sweep.command import check_file
 from unrolled.sweep.metric_names import metric_names, require_goal
 from unrolled.sweep.space import Metric, Sweep, read_sweep
 
@@ -67,7 +69,7 @@ def test_our_own_sweeps_have_no_corner_that_fails(path: Path) -> None:
         (
             {"data.workers": {"values": [0, 1]}, "data.length": {"values": [8, 9]}},
             "val/loss",
-            "x.yaml: parameters.data.workers: says how a trial is run, not what it computes",
+            "x.yaml: parameters.data.workers: changes nothing of what a trial computes",
         ),
         (
             # How far it goes is another trial, and so is the seed.
@@ -77,7 +79,7 @@ def test_our_own_sweeps_have_no_corner_that_fails(path: Path) -> None:
                 "seed": {"min": 0, "max": 9},
             },
             "val/loss",
-            "x.yaml: parameters.trainer: says how a trial is run, not what it computes",
+            "x.yaml: parameters.trainer: changes nothing of what a trial computes",
         ),
         (
             {"model": {"value": "lstm"}, "model.hidden_size": {"values": [16, 20.5, 64]}},
@@ -190,6 +192,35 @@ def test_a_search_for_the_worst_is_refused(task: list[str], metric: Metric, mess
 def test_the_names_follow_the_arguments_of_the_task() -> None:
     config = compose(read_command_line(["task=next_item", "task.k=5"])).config["task"]
     assert {"recall@5", "recall@5_all", "coverage@5"} < set(metric_names(config))
+
+
+def test_a_check_takes_the_flags_of_train_py_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text("defaults: [lstm]\nforget_bias: 0.5\n")
+    file = tmp_path / "x.yaml"
+    content = {
+        "program": "train.py",
+        "method": "grid",
+        "metric": {"name": "val/loss"},
+        "parameters": {"task": {"value": "bitcount"}, "model": {"values": ["mine", "lstm"]}},
+    }
+    file.write_text(yaml.safe_dump(content))
+    flags = ["--config-dir", str(tmp_path / "conf")]
+    for typed in ([str(file), *flags], [*flags, str(file)], [str(file), "=".join(flags)]):
+        told, note = check_file(typed).splitlines()
+        assert told == (
+            f"{file}: 1 parameters, all corners of the space composed, val/loss is logged"
+        )
+        assert note.startswith(f"{file}: note: command: without one W&B's agent")
+    for typed, message in (
+        ([str(file)], "model=mine: no such model"),
+        ([str(file), "seed=1"], "one sweep file at a time"),
+        ([str(file), "y.yaml"], "one sweep file at a time"),
+        ([str(file), "--config-dir"], "--config-dir needs a value"),
+        (["--x.yaml"], "unknown flag --x.yaml"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_file(typed)
 
 
 def test_a_check_imports_no_torch() -> None:

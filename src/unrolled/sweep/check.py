@@ -71,7 +71,7 @@ def check_sweep(sweep: Sweep, most: int = MOST_CORNERS) -> Checked:
         ))  # fmt: skip
     if idle := [key for key in sweep.searched if _changes_nothing(key, ids)]:
         raise UserError(*(
-            f"{sweep.path}: parameters.{key}: says how a trial is run, not what it computes: "
+            f"{sweep.path}: parameters.{key}: changes nothing of what a trial computes: "
             "trials that differ in it alone are one, and run once; give it one value"
             for key in idle
         ))  # fmt: skip

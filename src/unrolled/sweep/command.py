@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.errors import UserError, did_you_mean
+from unrolled.run.overrides import read_command_line
 from unrolled.sweep.check import check_sweep, num_corners
 from unrolled.sweep.engine import Engine, show_status
 from unrolled.sweep.folder import SWEEPS, SweepFolder, open_sweep
@@ -60,12 +61,12 @@ def check_file(arguments: list[str]) -> str:
     Raises:
         UserError: With every problem that was found.
     """
-    (file, *more), extra = (
-        [a for a in arguments if a.endswith((".yaml", ".yml")) and not a.startswith("-")],
-        [a for a in arguments if a.startswith("--")],
-    )
-    if more or len(extra) + 1 < len(arguments):
-        raise UserError("check one sweep file at a time, and nothing beside it")
+    files = [a for a in arguments if a.endswith((".yaml", ".yml")) and not a.startswith("-")]
+    extra = [a for a in arguments if a not in files]
+    line = read_command_line(extra, needs_task=False)
+    if len(files) != 1 or line.overrides or line.shows or line.multirun:
+        raise UserError("check one sweep file at a time, with nothing but --config-dir and --allow")
+    (file,) = files
     sweep = read_sweep(find_sweep_file(Path(file)))
     sweep.extra = extra
     checked = check_sweep(sweep)
