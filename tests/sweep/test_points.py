@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import optuna
+import pytest
 
-from unrolled.sweep.points import STARTUP, ask, random_raw
+from unrolled.errors import UserError
+from unrolled.sweep.command import run_sweep
+from unrolled.sweep.points import STARTUP, ask, random_raw, require_sampler
 from unrolled.sweep.space import Sweep, Values
 
 
@@ -39,3 +42,16 @@ def test_a_sampler_that_learns_is_not_told_which_seed_is_lucky() -> None:
         study.tell(trial, 0.0 if values["seed"] == 3 else 1.0)
         tried.append(values)
     assert {values["seed"] for values in tried} == {1, 2, 3, 4}
+
+
+def test_a_sampler_is_asked_for_what_it_needs_before_the_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--sampler ttpe: did you mean 'tpe'"):
+        require_sampler("ttpe")
+    require_sampler("tpe")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--sampler gp: needs scipy"):
+        run_sweep(Path("sweeps/bitcount.yaml"), 1, None, None, [], sampler="gp")
+    assert not list(tmp_path.iterdir())

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unrolled.errors import UserError, did_you_mean
+from unrolled.errors import UserError
 from unrolled.run.overrides import read_command_line
 from unrolled.sweep.check import check_sweep, num_corners
 from unrolled.sweep.engine import Engine, show_status
 from unrolled.sweep.folder import SWEEPS, SweepFolder, open_sweep
+from unrolled.sweep.points import require_sampler
 from unrolled.sweep.repeats import advice
 from unrolled.sweep.space import find_sweep_file, read_sweep
-
-SAMPLERS = ("tpe", "gp")
 
 
 def run_sweep(
@@ -43,13 +42,15 @@ def run_sweep(
     Raises:
         UserError: When the sweep can't be run.
     """
-    if options.get("sampler") not in (None, *SAMPLERS):
-        sampler = options["sampler"]
-        raise UserError(f"--sampler {sampler}: {did_you_mean(sampler, SAMPLERS)}")
+    if options.get("sampler") is not None:
+        require_sampler(options["sampler"])
     if status:
         show_status(SweepFolder(SWEEPS / (name or read_sweep(find_sweep_file(file)).name)))
         return 0
-    return Engine(open_sweep(file, name, trials, extra, **options), workers).run()
+    folder = open_sweep(file, name, trials, extra, **options)
+    # Also that of a sweep that was begun elsewhere.
+    require_sampler(folder.plan.sampler)
+    return Engine(folder, workers).run()
 
 
 def check_file(arguments: list[str]) -> str:

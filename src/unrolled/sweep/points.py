@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import optuna
@@ -14,6 +15,7 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
+from unrolled.errors import UserError, did_you_mean
 from unrolled.sweep.distributions import Parameter
 from unrolled.sweep.space import Sweep, Values
 
@@ -101,6 +103,20 @@ def ask(
         warnings.simplefilter("ignore")
         trial = study.ask(distributions)
     return trial, values_of(sweep, {**drawn, **trial.params})
+
+
+def require_sampler(name: str) -> None:
+    """Refuse a sampler of `bayes` that there is not, or not here.
+
+    Raises:
+        UserError: With the nearest name, or with what to install.
+    """
+    known = get_args(BayesSampler)
+    if name not in known:
+        raise UserError(f"--sampler {name}: {did_you_mean(name, known)}")
+    # Optuna asks for it at the first trial that is not drawn at random.
+    if name == "gp" and importlib.util.find_spec("scipy") is None:
+        raise UserError("--sampler gp: needs scipy, which is not installed: pip install scipy")
 
 
 def distributions_of(sweep: Sweep) -> dict[str, BaseDistribution]:
