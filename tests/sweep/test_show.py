@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,25 @@ def test_what_makes_the_difference_is_found_and_seeds_are_not_named() -> None:
     assert shares["optimizer.lr"] > 0.6
     assert "seed" not in shares
     assert importances(space, many(space)[:5]) == {}
+
+
+def test_what_was_stopped_counts_among_the_worse() -> None:
+    space = sweep()
+    trials = [
+        replace(t, state="pruned", value=None) if t.values["model"] == "gru" else t
+        for t in many(space)
+    ]
+    assert "model" not in importances(space, [t for t in trials if t.state == "finished"])
+    assert importances(space, trials)["model"] > 0.04
+
+
+def test_what_was_the_same_in_all_trials_made_no_difference() -> None:
+    trials = [t for t in many(sweep()) if t.values["model"] == "gru"]
+    shares = importances(sweep(), trials)
+    assert set(shares) == {"optimizer.lr", "data.batch_size"}
+    # Of one parameter there is nothing to tell: its share is always 1.
+    only = [replace(t, values={**t.values, "data.batch_size": 3}) for t in trials]
+    assert importances(sweep(), only) == {}
 
 
 def test_the_summary_is_written(tmp_path: Path) -> None:
