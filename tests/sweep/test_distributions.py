@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
@@ -130,9 +131,10 @@ def test_optuna_is_told_the_range_in_which_raw_values_lie(name: str) -> None:
             {"distribution": "log_uniform_values", "min": 0, "max": 1},
             "min: 0: it must be greater than 0",
         ),
+        ({"min": "3", "max": 4.5}, "min: 3 is a text; write it without quotation marks"),
         (
             {"distribution": "log_uniform_values", "min": "1e-4", "max": 1},
-            "min: 1e-4 is a text in YAML; write it with a point: 1.0e-04",
+            "min: 1e-4 is a text in YAML; write 1.0e-4",
         ),
         (
             {"distribution": "normal", "mean": 0},
@@ -145,6 +147,14 @@ def test_optuna_is_told_the_range_in_which_raw_values_lie(name: str) -> None:
         ({"values": [1, 1]}, "values: 1 is there twice"),
         ({"values": [1, 2], "probabilities": [1]}, "2 values have 1 probabilities"),
         (5, "5: write value: 5"),
+        (
+            {"value": date(2014, 9, 1)},
+            "2014-09-01: a date in YAML; write it in quotation marks: '2",
+        ),
+        (
+            {"values": ["a", {"from": [datetime(2014, 9, 1, 7)]}]},
+            "2014-09-01 07:00:00: a datetime in YAML; write it in quotation marks",
+        ),
         ({}, "it needs value, values, min and max, or a distribution"),
     ],
 )

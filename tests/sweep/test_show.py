@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,15 @@ def sweep(goal: str = "minimize", metric: str = "val/loss") -> Sweep:
                 "task": {"value": "bitcount"},
                 "model": {"values": ["lstm", "gru"]},
                 "optimizer.lr": {"distribution": "log_uniform_values", "min": 0.001, "max": 0.1},
-                "seed": {"min": 0, "max": 9},
+                "data.batch_size": {"min": 0, "max": 9},
             },
         },
     )
 
 
 def trial(number: int, state: Any, value: float | None = None, **more: Any) -> Trial:
-    values = {"task": "bitcount", "model": "gru", "optimizer.lr": 0.0123456, "seed": number}
+    values = {"task": "bitcount", "model": "gru", "optimizer.lr": 0.0123456}
+    values["data.batch_size"] = number
     return Trial(number, f"id{number}", values, state, value, seconds=30.0, **more)
 
 
@@ -82,11 +84,11 @@ def test_the_best_come_first_whichever_way_is_better() -> None:
 
 def test_a_row_has_the_values_that_are_searched() -> None:
     rows = printed(trials_table(sweep(), TRIALS)).splitlines()
-    assert rows[1].split() == ["trial", "state", "val/loss", "time", "model", "lr", "seed"]
+    assert rows[1].split() == ["trial", "state", "val/loss", "time", "model", "lr", "batch_size"]
     assert rows[3].split() == ["id0", "finished", "0.5", "30", "s", "gru", "0.012346", "0"]
     assert errors(TRIALS) == ["id3 failed: RuntimeError: out of memory"]
     assert line(sweep(), TRIALS[0]) == (
-        "id0 finished val/loss 0.5  model=gru optimizer.lr=0.012346 seed=0"
+        "id0 finished val/loss 0.5  model=gru optimizer.lr=0.012346 data.batch_size=0"
     )
 
 
@@ -129,31 +131,53 @@ def test_names_that_are_the_same_stay_whole() -> None:
 
 def test_a_configuration_has_its_mean_and_interval() -> None:
     values = {"task": "bitcount", "model": "gru", "optimizer.lr": 0.01}
-    group = Group(values, [trial(i, "finished", v) for i, v in enumerate([1.0, 2.0, 3.0])])
+    repeats = [trial(i, "finished", v) for i, v in enumerate([1.0, 2.0, 3.0])]
+    group = Group(values, repeats, wanted=4)
     rows = printed(groups_table(sweep(), [group])).splitlines()
-    assert rows[3].split() == ["2", "1", "-0.48434", "to", "4.4843", "3", "gru", "0.01"]
+    assert rows[3].split() == ["2", "1", "-0.48434", "to", "4.4843", "3", "of", "4", "gru", "0.01"]
 
 
 def test_times_are_told_as_people_do() -> None:
     assert [duration(s) for s in (3.4, 99, 150, 3900)] == ["3 s", "99 s", "2 min", "1 h 5 min"]
 
 
-def many() -> list[Trial]:
+def many(space: Sweep) -> list[Trial]:
     """Trials whose loss depends on the learning rate alone."""
     found = []
     for number in range(40):
-        values = values_of(sweep(), random_raw(sweep(), 0, number))
+        values = values_of(space, random_raw(space, 0, number))
         loss = abs(math.log10(values["optimizer.lr"]) + 2)
         found.append(Trial(number, f"id{number}", values, "finished", loss))
     return found
 
 
 def test_what_makes_the_difference_is_found_and_seeds_are_not_named() -> None:
-    shares = importances(sweep(), many())
+    space = sweep()
+    space.parameters["seed"] = space.parameters.pop("data.batch_size")
+    shares = importances(space, many(space))
     assert next(iter(shares)) == "optimizer.lr"
     assert shares["optimizer.lr"] > 0.6
     assert "seed" not in shares
-    assert importances(sweep(), many()[:5]) == {}
+    assert importances(space, many(space)[:5]) == {}
+
+
+def test_what_was_stopped_counts_among_the_worse() -> None:
+    space = sweep()
+    trials = [
+        replace(t, state="pruned", value=None) if t.values["model"] == "gru" else t
+        for t in many(space)
+    ]
+    assert "model" not in importances(space, [t for t in trials if t.state == "finished"])
+    assert importances(space, trials)["model"] > 0.04
+
+
+def test_what_was_the_same_in_all_trials_made_no_difference() -> None:
+    trials = [t for t in many(sweep()) if t.values["model"] == "gru"]
+    shares = importances(sweep(), trials)
+    assert set(shares) == {"optimizer.lr", "data.batch_size"}
+    # Of one parameter there is nothing to tell: its share is always 1.
+    only = [replace(t, values={**t.values, "data.batch_size": 3}) for t in trials]
+    assert importances(sweep(), only) == {}
 
 
 def test_the_summary_is_written(tmp_path: Path) -> None:
@@ -163,7 +187,7 @@ def test_the_summary_is_written(tmp_path: Path) -> None:
     assert [row["state"] for row in rows] == [t.state for t in TRIALS]
     assert rows[3]["error"] == "RuntimeError: out of memory\nmore"
     assert rows[0]["optimizer.lr"] == "0.0123456"
-    names = {path.name for path in write_plots(sweep(), many(), tmp_path)}
+    names = {path.name for path in write_plots(sweep(), many(sweep()), tmp_path)}
     assert names == {f"{n}.{kind}" for n in ("slices", "parallel_coordinates")
                      for kind in ("png", "html")}  # fmt: skip
     page = (tmp_path / "slices.html").read_text()

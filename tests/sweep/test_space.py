@@ -13,14 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.errors import UserError
+from unrolled.run.overrides import read_command_line
 from unrolled.sweep.points import grid, next_of_grid, random_raw, text_of, values_of
-from unrolled.sweep.space import Sweep, as_typed, find_sweep_file
+from unrolled.sweep.space import Sweep, find_sweep_file
+from unrolled.sweep.typed import as_typed
 
 FILE: dict[str, Any] = {
     "program": "train.py",
     "method": "random",
     "metric": {"name": "val/loss", "goal": "minimize"},
     "parameters": {"task": {"value": "bitcount"}, "model": {"values": ["lstm", "gru"]}},
+    "command": ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"],
 }
 
 
@@ -42,13 +45,23 @@ def test_nested_parameters_become_dotted_keys() -> None:
 
 @given(
     st.recursive(
-        st.one_of(st.none(), st.booleans(), st.integers(), st.text("ab1.e- ,:'\"\\[]{}=")),
+        st.one_of(
+            st.none(), st.booleans(), st.integers(), st.text("ab1.e- ,:'\"\\[]{}=_+/"),
+            # What an argument of a process may be.
+            st.text(st.characters(codec="utf-8", exclude_characters="\0")),
+            st.sampled_from(["price>0", "<unk>", "a#b", "a;b", "a&b", "~x", "\u00e9", "None"]),
+        ),
         lambda inner: st.lists(inner, max_size=3), max_leaves=4,
     )
 )  # fmt: skip
 def test_hydra_reads_what_is_typed_as_the_value_it_was(value: Any) -> None:
     override = OverridesParser.create().parse_override(f"key={as_typed(value)}")
     assert plain(override.value()) == value
+
+
+def test_a_text_that_wandb_would_write_for_null_stays_a_text() -> None:
+    line = read_command_line(["task=bitcount", f"name={as_typed('None')}"])
+    assert line.overrides[1] == "++name='None'"
 
 
 def plain(value: Any) -> Any:
@@ -68,6 +81,90 @@ def test_a_trial_is_started_by_what_stands_in_the_command() -> None:
     assert typed == ["logger=none", "task=bitcount", "optimizer.lr=1e-05", "seed=3"]
 
 
+def test_a_space_is_the_same_however_its_file_is_written() -> None:
+    rule = {"type": "hyperband", "min_iter": 3}
+    lr = {"min": 0.001, "max": 0.1, "distribution": "log_uniform_values"}
+    model = {"values": ["lstm", "gru"]}
+    one = sweep(parameters={"optimizer.lr": lr, "model": model}, early_terminate=rule)
+    turned = dict(reversed(lr.items()))
+    other = sweep(
+        parameters={
+            "model": {**model, "distribution": "categorical"},
+            "optimizer": {"parameters": {"lr": turned}},
+        },
+        early_terminate={**rule, "eta": 3},
+        metric={"name": "val/loss"},
+        command=["python", "train.py", "${args_no_hyphens}"],
+        run_cap=9,
+    )
+    assert one.differences(other) == []
+    assert one.identity == other.identity
+    assert [random_raw(one, 0, n) for n in range(5)] == [random_raw(other, 0, n) for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"method": "bayes", "metric": {"name": "val/error"}}, ["method", "metric"]),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 3}}, ["early_terminate"]),
+        ({"command": ["${program}", "${args_no_hyphens}", "seed=1"]}, ["command"]),
+        (
+            {"parameters": {"model": {"values": ["gru", "lstm"]}, "seed": {"value": 1}}},
+            ["parameters.model", "parameters.seed", "parameters.task"],
+        ),
+        # 1 and 1.0 are two values, and two distributions.
+        (
+            {"parameters": {**FILE["parameters"], "task": {"min": 1, "max": 2}}},
+            ["parameters.task"],
+        ),
+    ],
+)
+def test_the_keys_in_which_a_space_is_another_one_are_named(
+    changes: dict[str, Any], keys: list[str]
+) -> None:
+    assert sorted(sweep().differences(sweep(**changes))) == keys
+    assert sweep().identity != sweep(**changes).identity
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        ["${env}", "${interpreter}", "${program}"], ["python", "train.py"],
+        ["/usr/bin/env", "python3.11", "./train.py"],
+    ],
+)  # fmt: skip
+def test_a_trial_has_what_follows_the_program(start: list[str]) -> None:
+    space = sweep(command=[*start, "${args_no_hyphens}", "seed=3"])
+    assert space.arguments({"model": "gru"}) == ["model=gru", "seed=3"]
+    assert space.notes == []
+
+
+def test_variables_of_the_environment_are_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["${program}", "data.path=${envvar:LOGS}/a", "${args_no_hyphens}"]
+    space = sweep(command=command)
+    monkeypatch.setenv("LOGS", "/data")
+    assert space.arguments({"model": "gru"}) == ["data.path=/data/a", "model=gru"]
+    monkeypatch.delenv("LOGS")
+    with pytest.raises(UserError, match=r"\$\{envvar:LOGS\}: the environment has no variable LOGS"):
+        space.arguments({"model": "gru"})
+
+
+def test_what_only_one_of_both_heeds_is_a_note() -> None:
+    command = ["${env}", "OMP_NUM_THREADS=4", "${interpreter}", "-u", "${program}"]
+    space = sweep(
+        command=[*command, "${args_no_hyphens}"],
+        metric={"name": "val/loss", "impute": "best"},
+        early_terminate=None,
+    )
+    first, second = space.notes
+    assert first.startswith("command: OMP_NUM_THREADS=4 -u: for W&B's agent alone; ")
+    assert second.startswith("metric.impute: W&B's alone")
+    (missing,) = sweep(command=None).notes
+    assert "write command: [${env}, ${interpreter}, ${program}, ${args_no_hyphens}]" in missing
+    # It is understood here all the same.
+    assert sweep(command=None).arguments({"model": "gru"}) == ["model=gru"]
+
+
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 200))
 def test_a_grid_has_every_combination_exactly_once(sizes: list[int], stop: int) -> None:
     kinds = [
@@ -79,7 +176,7 @@ def test_a_grid_has_every_combination_exactly_once(sizes: list[int], stop: int) 
     parameters = {f"p{i}": kinds[i](n) for i, n in enumerate(sizes)}
     space = sweep(method="grid", parameters=parameters)
     points = [text_of(values) for values in grid(space)]
-    ends = [p.grid() or [] for p in space.parameters.values()]
+    ends = [p.grid() for p in space.parameters.values()]
     keys = list(parameters)
     assert sorted(points) == sorted(
         text_of(dict(zip(keys, chosen, strict=True))) for chosen in itertools.product(*ends)
@@ -90,6 +187,20 @@ def test_a_grid_has_every_combination_exactly_once(sizes: list[int], stop: int) 
     left = tried.pop(stop % len(tried))
     assert next_of_grid(space, tried) == left
     assert next_of_grid(space, [*tried, left]) is None
+
+
+def test_a_grid_over_billions_is_counted_and_begun_without_writing_it_down() -> None:
+    wide = {"seed": {"min": 0, "max": 10**12 - 1}}
+    q = {"distribution": "q_uniform", "min": 0, "max": 10**12, "q": 0.5}
+    space = sweep(method="grid", parameters={**wide, "model": {"values": ["lstm", "gru"]}, "x": q})
+    assert space.num_points == 10**12 * 2 * (2 * 10**12 + 1)
+    first = next_of_grid(space, [])
+    assert first == {"seed": 0, "model": "lstm", "x": 0.0}
+    assert next_of_grid(space, [first]) == {"seed": 0, "model": "lstm", "x": 0.5}
+    # The rest of a random search over it, too.
+    only_seeds = sweep(parameters=wide)
+    assert only_seeds.num_points == 10**12
+    assert 0 <= random_raw(only_seeds, 0, 0)["seed"] < 10**12
 
 
 def test_a_random_point_is_a_function_of_seed_and_number() -> None:
@@ -122,6 +233,14 @@ def test_a_random_point_is_a_function_of_seed_and_number() -> None:
         (
             {"command": ["${programme}", "${args_no_hyphens}"]},
             "x.yaml: command: ${programme}: did you mean '${program}'?",
+        ),
+        (
+            {"command": ["python", "main.py", "${args_no_hyphens}"]},
+            "x.yaml: command: python main.py ${args_no_hyphens}: it starts no ${program}",
+        ),
+        (
+            {"command": ["${args_no_hyphens}", "${program}", "seed=1"]},
+            "x.yaml: command: no arguments: train.py takes key=value",
         ),
         ({"early_terminate": {"type": "hyperband"}}, "x.yaml: early_terminate: "),
         (

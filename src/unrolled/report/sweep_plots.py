@@ -19,12 +19,17 @@ class Column:
     Args:
         name: Its dotted key.
         values: One a trial.
-        log: Whether it is spread in its logarithm.
+        spread_in_log: Whether the search spread it in its logarithm.
     """
 
     name: str
     values: list[Any]
-    log: bool = False
+    spread_in_log: bool = False
+
+    @property
+    def log(self) -> bool:
+        """Whether it is drawn in its logarithm: rounding may have made 0 of some values."""
+        return self.spread_in_log and self.is_number and min(self.values) > 0
 
     @property
     def is_number(self) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +14,11 @@ from typing import Any
 from unrolled.errors import UserError
 from unrolled.run.compose import Composed, compose
 from unrolled.run.conf import groups, search_path
+from unrolled.run.drift import identity
 from unrolled.run.overrides import read_command_line
 from unrolled.run.targets import allow
 from unrolled.sweep.distributions import Categorical
-from unrolled.sweep.metric_names import require_logged
+from unrolled.sweep.metric_names import require_goal, require_logged
 from unrolled.sweep.space import TUNING, Sweep, Values
 
 MOST_CORNERS = 200
@@ -51,13 +55,17 @@ def check_sweep(sweep: Sweep, most: int = MOST_CORNERS) -> Checked:
     found: dict[str, list[Values]] = {}
     corners = list(corners_of(sweep, most))
     metric_of: set[str] = set()
+    ids: list[tuple[Values, str]] = []
     for values in corners:
         try:
             config = compose_trial(sweep, values).config
-            key = repr((sorted(config["task"].items(), key=str), config["data"].get(TUNING)))
+            ids.append((values, trial_id(config)))
+            task = config["task"]
+            key = repr((sorted(task.items(), key=str), config["data"].get(TUNING)))
             if key not in metric_of:
                 metric_of.add(key)
                 require_logged(sweep.metric.name, config, "metric")
+                require_goal(sweep.metric, task)
         except UserError as error:
             for problem in error.problems:
                 found.setdefault(problem.removeprefix(_TYPED), []).append(values)
@@ -65,6 +73,12 @@ def check_sweep(sweep: Sweep, most: int = MOST_CORNERS) -> Checked:
         raise UserError(*(
             f"{sweep.path}: {problem}{_where(sweep, corners, failed)}"
             for problem, failed in found.items()
+        ))  # fmt: skip
+    if idle := [key for key in sweep.searched if _changes_nothing(key, ids)]:
+        raise UserError(*(
+            f"{sweep.path}: parameters.{key}: changes nothing of what a trial computes: "
+            "trials that differ in it alone are one, and run once; give it one value"
+            for key in idle
         ))  # fmt: skip
     return Checked(len(corners), len(corners) == num_corners(sweep))
 
@@ -80,27 +94,35 @@ def compose_trial(sweep: Sweep, values: Values) -> Composed:
     return compose(line)
 
 
+def trial_id(config: dict[str, Any]) -> str:
+    """Of what a run computes and how far it goes."""
+    trainer = config["trainer"]
+    limits = [trainer.get(key) for key in ("max_steps", "max_epochs", "max_time")]
+    text = json.dumps([identity(config), limits])
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
 def num_corners(sweep: Sweep) -> int:
-    """How many corners a space has."""
-    number = 1
-    for parameter in sweep.parameters.values():
-        number *= len(parameter.ends())
-    return number
+    """How many corners a space has, with the values within that its file lists."""
+    parameters = sweep.parameters.values()
+    between = sum(len(p.listed()) - len(p.ends()) for p in parameters)
+    return math.prod(len(p.ends()) for p in parameters) + between
 
 
 def corners_of(sweep: Sweep, most: int) -> Iterator[Values]:
-    """All corners, or as many of them, each once.
+    """All corners and each value that is listed, or as many of them, each once.
 
-    Where there are more: every end of every parameter, then every pair of two choices of parts,
-    then corners at random.
+    Where there are more: every value and every end of every parameter, then every pair of two
+    choices of parts, then corners at random.
     """
     ends = {key: parameter.ends() for key, parameter in sweep.parameters.items()}
+    listed = {key: parameter.listed() for key, parameter in sweep.parameters.items()}
     if num_corners(sweep) <= most:
-        for chosen in itertools.product(*ends.values()):
-            yield dict(zip(ends, chosen, strict=True))
-        return
+        found = itertools.chain(_all(ends), _single(ends, listed))
+    else:
+        found = itertools.chain(_single(ends, listed), _pairs(ends, _groups(sweep)), _random(ends))
     seen: set[str] = set()
-    for values in itertools.chain(_single(ends), _pairs(ends, _groups(sweep)), _random(ends)):
+    for values in found:
         if len(seen) >= most:
             return
         if repr(values) not in seen:
@@ -109,17 +131,23 @@ def corners_of(sweep: Sweep, most: int) -> Iterator[Values]:
 
 
 def _groups(sweep: Sweep) -> list[str]:
-    known = groups(search_path(None))
+    line = read_command_line(sweep.arguments({}), needs_task=False)
+    known = groups(search_path(line.config_dir))
     chosen = [k for k, p in sweep.parameters.items() if isinstance(p, Categorical)]
     return [key for key in chosen if key in known]
 
 
-def _single(ends: dict[str, list[Any]]) -> Iterator[Values]:
+def _all(ends: dict[str, list[Any]]) -> Iterator[Values]:
+    for chosen in itertools.product(*ends.values()):
+        yield dict(zip(ends, chosen, strict=True))
+
+
+def _single(ends: dict[str, list[Any]], listed: dict[str, list[Any]]) -> Iterator[Values]:
     for which in (0, -1):
         yield {key: values[which] for key, values in ends.items()}
     first = {key: values[0] for key, values in ends.items()}
-    for key, values in ends.items():
-        for value in values[1:]:
+    for key, values in listed.items():
+        for value in values:
             yield {**first, key: value}
 
 
@@ -134,6 +162,16 @@ def _random(ends: dict[str, list[Any]]) -> Iterator[Values]:
     rng = random.Random(0)
     while True:
         yield {key: rng.choice(values) for key, values in ends.items()}
+
+
+def _changes_nothing(key: str, ids: list[tuple[Values, str]]) -> bool:
+    """Whether corners that differ in this parameter alone are the same trial, wherever it is so."""
+    by_others: dict[str, list[str]] = {}
+    for values, found in ids:
+        others = repr({k: v for k, v in values.items() if k != key})
+        by_others.setdefault(others, []).append(found)
+    compared = [found for found in by_others.values() if len(found) > 1]
+    return bool(compared) and all(len(set(found)) == 1 for found in compared)
 
 
 def _where(sweep: Sweep, corners: list[Values], failed: list[Values]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unrolled.errors import UserError, did_you_mean
+from unrolled.errors import UserError
+from unrolled.run.overrides import read_command_line
 from unrolled.sweep.check import check_sweep, num_corners
 from unrolled.sweep.engine import Engine, show_status
 from unrolled.sweep.folder import SWEEPS, SweepFolder, open_sweep
+from unrolled.sweep.points import require_sampler
+from unrolled.sweep.repeats import advice
 from unrolled.sweep.space import find_sweep_file, read_sweep
-
-SAMPLERS = ("tpe", "gp")
 
 
 def run_sweep(
@@ -41,13 +42,15 @@ def run_sweep(
     Raises:
         UserError: When the sweep can't be run.
     """
-    if options.get("sampler") not in (None, *SAMPLERS):
-        sampler = options["sampler"]
-        raise UserError(f"--sampler {sampler}: {did_you_mean(sampler, SAMPLERS)}")
+    if options.get("sampler") is not None:
+        require_sampler(options["sampler"])
     if status:
         show_status(SweepFolder(SWEEPS / (name or read_sweep(find_sweep_file(file)).name)))
         return 0
-    return Engine(open_sweep(file, name, trials, extra, **options), workers).run()
+    folder = open_sweep(file, name, trials, extra, **options)
+    # Also that of a sweep that was begun elsewhere.
+    require_sampler(folder.plan.sampler)
+    return Engine(folder, workers).run()
 
 
 def check_file(arguments: list[str]) -> str:
@@ -59,18 +62,23 @@ def check_file(arguments: list[str]) -> str:
     Raises:
         UserError: With every problem that was found.
     """
-    (file, *more), extra = (
-        [a for a in arguments if a.endswith((".yaml", ".yml")) and not a.startswith("-")],
-        [a for a in arguments if a.startswith("--")],
-    )
-    if more or len(extra) + 1 < len(arguments):
-        raise UserError("check one sweep file at a time, and nothing beside it")
+    files = [a for a in arguments if a.endswith((".yaml", ".yml")) and not a.startswith("-")]
+    extra = [a for a in arguments if a not in files]
+    line = read_command_line(extra, needs_task=False)
+    if len(files) != 1 or line.overrides or line.shows or line.multirun:
+        raise UserError("check one sweep file at a time, with nothing but --config-dir and --allow")
+    (file,) = files
     sweep = read_sweep(find_sweep_file(Path(file)))
     sweep.extra = extra
     checked = check_sweep(sweep)
-    which = "all corners" if checked.all_of_them else f"{checked.corners} of {num_corners(sweep)}"
+    which = (
+        "all corners"
+        if checked.all_of_them
+        else f"{checked.corners} of {num_corners(sweep)} corners"
+    )
     told = (
         f"{file}: {len(sweep.searched)} parameters, {which} of the space composed, "
         f"{sweep.metric.name} is logged"
     )
-    return "\n".join([told, *(f"{file}: note: {note}" for note in sweep.notes)])
+    notes = [*sweep.notes, *advice(sweep)]
+    return "\n".join([told, *(f"{file}: note: {note}" for note in notes)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ from unrolled.sweep.distributions import (
     require_order,
 )
 
+EDGE = 1e-9
+"""A beta distribution never reaches 0 and 1, which may be no values of a parameter."""
 SIGMAS = 6.0
 """Normal distributions end here: they go beyond once in 500 million draws, and a sampler that
 learns needs a range."""
@@ -94,14 +97,22 @@ class QUniform(Uniform):
     distribution: Literal["q_uniform"] = "q_uniform"  # type: ignore[assignment]
     q: PositiveNumber = 1.0
 
-    def grid(self) -> list[Any]:
+    def num_values(self) -> int:
         """The multiples of `q` that rounding can give."""
-        first, last = round(self.min / self.q), round(self.max / self.q)
-        return [self.value(k * self.q) for k in range(first, last + 1)]
+        multiples = self._multiples()
+        # Python's own len() ends at 2**63.
+        return multiples.stop - multiples.start
+
+    def grid(self) -> Iterable[float | int]:
+        """These."""
+        return (self.value(k * self.q) for k in self._multiples())
 
     def raw_of(self, value: Any) -> float:
         """The value, within the range."""
         return min(max(float(value), self.min), self.max)
+
+    def _multiples(self) -> range:
+        return range(round(self.min / self.q), round(self.max / self.q) + 1)
 
 
 class LogUniformValues(Continuous):
@@ -221,19 +232,19 @@ class QLogNormal(LogNormal):
 
 
 class Beta(Continuous):
-    """The beta distribution on 0 to 1."""
+    """The beta distribution between 0 and 1."""
 
     distribution: Literal["beta"]
     a: PositiveNumber = 1.0
     b: PositiveNumber = 1.0
 
     def bounds(self) -> tuple[float, float]:
-        """0 and 1."""
-        return 0.0, 1.0
+        """Just inside of 0 and 1."""
+        return EDGE, 1 - EDGE
 
     def draw(self, rng: np.random.Generator) -> float:
         """Beta."""
-        return float(rng.beta(self.a, self.b))
+        return min(max(float(rng.beta(self.a, self.b)), EDGE), 1 - EDGE)
 
 
 class QBeta(Beta):

@@ -12,7 +12,9 @@ rounding to multiples of `q`, by looking it up in a list of values.
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 PositiveNumber = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NonNegativeNumber = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-Integer = Annotated[int, Field(strict=True)]
+Integer = Annotated[int, Field(strict=True, ge=-(2**53), le=2**53)]
+"""A whole number that samplers, which reckon in floating point, know to the last digit."""
 
 
 class Parameter(BaseModel, ABC):
@@ -42,13 +45,21 @@ class Parameter(BaseModel, ABC):
     def ends(self) -> list[Any]:
         """The values between which, or among which, all others lie."""
 
+    def listed(self) -> list[Any]:
+        """The values that the file names, each of which may be wrong by itself; or the ends."""
+        return self.ends()
+
     @abstractmethod
     def distribution_of_raw(self) -> BaseDistribution | None:
         """What Optuna is told of the raw values; None where there is nothing to choose."""
 
-    def grid(self) -> list[Any] | None:
-        """Every value, each once; None where a grid over them has no end."""
-        return None
+    def num_values(self) -> float:
+        """How many there are; infinite where a grid over them has no end."""
+        return math.inf
+
+    def grid(self) -> Iterable[Any]:
+        """Every value, each once; only where there is an end to them."""
+        raise TypeError(f"{type(self).__name__} has no end")
 
     def raw_of(self, value: Any) -> Any:
         """The raw value of one of `grid`."""
@@ -73,7 +84,11 @@ class Constant(Parameter):
         """The value."""
         return [self.value_]
 
-    def grid(self) -> list[Any]:
+    def num_values(self) -> int:
+        """One."""
+        return 1
+
+    def grid(self) -> Iterable[Any]:
         """The value."""
         return [self.value_]
 
@@ -118,9 +133,17 @@ class Categorical(Parameter):
             return distinct([min(self.values), max(self.values)])
         return list(self.values)
 
-    def grid(self) -> list[Any]:
+    def listed(self) -> list[Any]:
+        """All."""
+        return self.values
+
+    def num_values(self) -> int:
+        """As many as are listed."""
+        return len(self.values)
+
+    def grid(self) -> Iterable[Any]:
         """The values, each once."""
-        return list(self.values)
+        return self.values
 
     def distribution_of_raw(self) -> BaseDistribution | None:
         """A choice among the labels."""
@@ -175,9 +198,13 @@ class IntUniform(Parameter):
         """Both."""
         return distinct([self.min, self.max])
 
-    def grid(self) -> list[int]:
+    def num_values(self) -> int:
+        """All between the ends, and these."""
+        return self.max - self.min + 1
+
+    def grid(self) -> Iterable[int]:
         """All."""
-        return list(range(self.min, self.max + 1))
+        return range(self.min, self.max + 1)
 
     def distribution_of_raw(self) -> BaseDistribution | None:
         """Whole numbers too."""

@@ -134,6 +134,8 @@ def show_status(folder: SweepFolder) -> None:
     histories = Histories(folder.path, folder.sweep.watched)
     rows = show.ordered(folder.sweep, trials)[: show.MOST_ROWS]
     console.print(show.trials_table(folder.sweep, rows, histories))
+    if repeats.has_repeats(folder.sweep):
+        console.print(show.groups_table(folder.sweep, repeats.groups(folder.sweep, trials)))
     _print_errors(console, trials)
 
 
@@ -148,6 +150,8 @@ def sum_up(folder: SweepFolder, ledger: Ledger, console: Console) -> int:
     sweep, trials = folder.sweep, ledger.trials()
     best_first = show.ordered(sweep, trials)
     console.print(show.headline(sweep, trials, ledger.wanted))
+    if same := ledger.num_duplicates():
+        console.print(f"{same} further points were a trial that was there already")
     console.print(show.trials_table(sweep, best_first[: show.MOST_ROWS]))
     _print_errors(console, trials)
     place = folder.path / summary.FOLDER
@@ -160,15 +164,22 @@ def sum_up(folder: SweepFolder, ledger: Ledger, console: Console) -> int:
     if repeats.has_repeats(sweep):
         found = repeats.groups(sweep, trials)
         console.print(show.groups_table(sweep, found))
+        repeats.write_configurations(sweep, found, place / "configurations.csv")
         best = found[0].trials[0]
-    shares = summary.importances(sweep, trials)
-    if shares:
-        told = ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
-        console.print(f"what made the difference: {told}")
-    files = summary.write_plots(sweep, trials, place)
+    # What is wanted most, before what may fail.
     console.print(f"best: {command(folder, best)}", markup=False)
     shown = show_path(folder)
-    console.print(f"{shown}/{best.id}, tables{' and plots' if files else ''} in {shown}/summary")
+    console.print(f"{shown}/{best.id}, tables in {shown}/{summary.FOLDER}", markup=False)
+    try:
+        shares = summary.importances(sweep, trials)
+        if shares:
+            told = ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
+            console.print(f"what made the difference: {told}", markup=False)
+        if summary.write_plots(sweep, trials, place):
+            console.print(f"plots in {shown}/{summary.FOLDER}", markup=False)
+    except Exception as error:
+        # The result is there; a plotting library that can't draw it takes nothing from it.
+        console.print(f"no plots: {type(error).__name__}: {error}", markup=False)
     return FINISHED
 
 

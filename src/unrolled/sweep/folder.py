@@ -11,7 +11,6 @@ summary/        tables and plots
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -21,8 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from unrolled.errors import UserError
-from unrolled.run.drift import identity
-from unrolled.sweep.check import check_sweep, compose_trial
+from unrolled.sweep.check import check_sweep, compose_trial, trial_id
 from unrolled.sweep.ledger import Ledger
 from unrolled.sweep.points import BayesSampler
 from unrolled.sweep.space import Sweep, Values, find_sweep_file, read_sweep
@@ -127,10 +125,10 @@ def open_sweep(
     if (folder / PLAN).is_file():
         there = SweepFolder(folder)
         before = there.plan.model_dump()
-        if there.sweep.identity != sweep.identity:
+        if differing := sweep.differences(there.sweep):
             raise UserError(
-                f"{folder} has the trials of another space than {path}; "
-                "give this one a folder of its own: --name"
+                f"{folder} has the trials of another space than {path}, with another "
+                f"{', '.join(differing)}; give this one a folder of its own: --name"
             )
         for fixed in ("seed", "storage", "sampler"):
             if options.get(fixed) not in (None, before[fixed]):
@@ -156,14 +154,6 @@ def open_sweep(
     _write(folder / FILE, text)
     _write(folder / PLAN, plan.model_dump_json(indent=2) + "\n")
     return SweepFolder(folder)
-
-
-def trial_id(config: dict[str, Any]) -> str:
-    """Of what a run computes and how far it goes."""
-    trainer = config["trainer"]
-    limits = [trainer.get(key) for key in ("max_steps", "max_epochs", "max_time")]
-    text = json.dumps([identity(config), limits])
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _write(path: Path, text: str) -> None:

@@ -172,6 +172,10 @@ class Ledger:
             return False
         return len(trials) >= self.wanted or self._is_enough(trials)
 
+    def num_duplicates(self) -> int:
+        """Points that were the same trial as another one, which was run once."""
+        return sum("same_as" in _noted(frozen) for frozen in self._frozen())
+
     def finish(self, trial: Trial, value: float, history: list[float]) -> None:
         """Note the metric of a trial that is over."""
         self._tell(trial, TrialState.COMPLETE, history, value=value)

@@ -17,7 +17,7 @@ import griffe
 
 from unrolled.errors import UserError, did_you_mean
 from unrolled.run.signatures import find_object, read_signature
-from unrolled.sweep.space import TUNING
+from unrolled.sweep.space import TUNING, Metric
 
 ANY = "*"
 _LOSS = "loss"
@@ -71,15 +71,55 @@ def require_logged(metric: str, config: dict[str, Any], where: str) -> None:
                         f"{did_you_mean(metric, shown)}")  # fmt: skip
 
 
+def require_goal(metric: Metric, task: dict[str, Any]) -> None:
+    """Refuse to search for the worst.
+
+    Args:
+        metric: That of the sweep.
+        task: The config of the task.
+
+    Raises:
+        UserError: When the task says of this metric that the other direction is better.
+    """
+    goal = _goal(metric.name.rpartition("/")[2], task)
+    if goal is not None and goal != metric.goal:
+        given = metric.goal if "goal" in metric.model_fields_set else f"{metric.goal}, the default"
+        more = "more" if goal == "maximize" else "less"
+        raise UserError(
+            f"metric.goal: {given}: of {metric.name} {more} is better; write goal: {goal}"
+        )
+
+
+def _goal(name: str, task: dict[str, Any]) -> str | None:
+    """What is better of a metric; None where the task does not say so."""
+    if name == _LOSS:
+        return "minimize"
+    try:
+        cls = find_object(task["_target_"])
+        if _attribute(cls, "monitor", task).rpartition("/")[2] != name:
+            return None
+        mode = _attribute(cls, "mode", task)
+    except (UserError, SyntaxError, OSError):
+        return None
+    return {"min": "minimize", "max": "maximize"}.get(mode)
+
+
 def _is_among(metric: str, names: list[str]) -> bool:
     # Brackets are no wildcards of ours.
     return any(fnmatchcase(metric, known.replace("[", "[[]")) for known in names)
 
 
 def _of_class(cls: griffe.Object, task: dict[str, Any]) -> list[str]:
-    method = cls.members.get("metrics")
-    if isinstance(method, griffe.Function):
-        return _returned(method, cls, task)
+    method, owner = _find(cls, "metrics")
+    return _returned(method, owner, task) if isinstance(method, griffe.Function) else [ANY]
+
+
+def _find(
+    cls: griffe.Object, name: str
+) -> tuple[griffe.Object | griffe.Alias | None, griffe.Object]:
+    """A member of a class or of the classes it comes from, and which of them has it."""
+    if (member := cls.members.get(name)) is not None and getattr(member, "value", "") is not None:
+        return member, cls
     for base in getattr(cls, "bases", []):
         path = base if isinstance(base, str) else base.canonical_path
         try:
@@ -87,8 +127,21 @@ def _of_class(cls: griffe.Object, task: dict[str, Any]) -> list[str]:
         except UserError:
             continue
         if isinstance(parent, griffe.Class):
-            return _of_class(parent, task)
-    return [ANY]
+            return _find(parent, name)
+    return None, cls
+
+
+def _attribute(cls: griffe.Object, name: str, task: dict[str, Any]) -> str:
+    """The text of a class attribute, or of one that `__init__` makes of the task's arguments."""
+    member, owner = _find(cls, name)
+    if member is None:
+        return ANY
+    arguments = {
+        argument: ast.parse(f"self.{argument}", mode="eval").body
+        for argument in read_signature(task["_target_"]).parameters
+    }
+    value = ast.parse(str(getattr(member, "value", None)), mode="eval").body
+    return _text(value, arguments, owner, task)
 
 
 def _returned(method: griffe.Function, cls: griffe.Object, task: dict[str, Any]) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+import importlib.util
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import optuna
@@ -15,9 +15,13 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
+from unrolled.errors import UserError, did_you_mean
+from unrolled.sweep.distributions import Parameter
 from unrolled.sweep.space import Sweep, Values
 
 BayesSampler = Literal["tpe", "gp"]
+REPEATS = ("seed", "fold")
+"""A parameter whose name ends so says which repeat a trial is, not what it is."""
 STARTUP = 10
 """Points that are drawn at random before a sampler learns from them."""
 
@@ -89,27 +93,52 @@ def ask(
         raw = {key: sweep.parameters[key].raw_of(values[key]) for key in distributions}
         study.sampler = Given(raw)
         return study.ask(distributions), values
+    drawn = random_raw(sweep, seed, number)
     if sweep.method == "random" or number < STARTUP or not distributions:
-        raw = random_raw(sweep, seed, number)
-        study.sampler = Given(raw)
+        study.sampler = Given(drawn)
     else:
         study.sampler = _learning(sampler, int(_rng(seed, number).integers(2**31)))
     with warnings.catch_warnings():
         # TPE over all parameters together is "experimental".
         warnings.simplefilter("ignore")
         trial = study.ask(distributions)
-    raw = {**trial.params}
-    return trial, values_of(sweep, raw)
+    return trial, values_of(sweep, {**drawn, **trial.params})
+
+
+def require_sampler(name: str) -> None:
+    """Refuse a sampler of `bayes` that there is not, or not here.
+
+    Raises:
+        UserError: With the nearest name, or with what to install.
+    """
+    known = get_args(BayesSampler)
+    if name not in known:
+        raise UserError(f"--sampler {name}: {did_you_mean(name, known)}")
+    # Optuna asks for it at the first trial that is not drawn at random.
+    if name == "gp" and importlib.util.find_spec("scipy") is None:
+        raise UserError("--sampler gp: needs scipy, which is not installed: pip install scipy")
 
 
 def distributions_of(sweep: Sweep) -> dict[str, BaseDistribution]:
-    """What Optuna is told of the space: only of what can be chosen."""
-    known = {key: p.distribution_of_raw() for key, p in sweep.parameters.items()}
-    return {key: distribution for key, distribution in known.items() if distribution is not None}
+    """What Optuna is told of the space: only of what can be chosen.
+
+    Not of seeds and folds: a sampler would learn which of them is lucky.
+    """
+    known = {key: p.distribution_of_raw() for key, p in sorted(sweep.searched.items())}
+    return {
+        key: distribution
+        for key, distribution in known.items()
+        if distribution is not None and not is_repeat(key)
+    }
+
+
+def is_repeat(key: str) -> bool:
+    """Whether a parameter only says which repeat it is."""
+    return key.rpartition(".")[2] in REPEATS
 
 
 def values_of(sweep: Sweep, raw: dict[str, Any]) -> Values:
-    """The values of all parameters from the raw ones of those that Optuna knows."""
+    """The values of all parameters from the raw ones of those that can be chosen."""
     values = {}
     for key, parameter in sweep.parameters.items():
         chosen = parameter.distribution_of_raw() is not None
@@ -120,15 +149,24 @@ def values_of(sweep: Sweep, raw: dict[str, Any]) -> Values:
 def random_raw(sweep: Sweep, seed: int, number: int) -> dict[str, Any]:
     """The raw values of the random point of a number."""
     rng = _rng(seed, number)
-    return {key: parameter.draw(rng) for key, parameter in sweep.parameters.items()}
+    # Not in the order of the file, in which the space does not differ.
+    return {key: parameter.draw(rng) for key, parameter in sorted(sweep.parameters.items())}
 
 
 def grid(sweep: Sweep) -> Iterator[Values]:
     """All combinations, each once, the last parameter of the file changing first."""
-    keys = list(sweep.parameters)
-    values = [parameter.grid() or [] for parameter in sweep.parameters.values()]
-    for chosen in itertools.product(*values):
-        yield dict(zip(keys, chosen, strict=True))
+    for chosen in _combinations(list(sweep.parameters.values())):
+        yield dict(zip(sweep.parameters, chosen, strict=True))
+
+
+def _combinations(parameters: list[Parameter]) -> Iterator[tuple[Any, ...]]:
+    """As itertools.product, which would hold all values of a range of millions."""
+    if not parameters:
+        yield ()
+        return
+    for value in parameters[0].grid():
+        for others in _combinations(parameters[1:]):
+            yield (value, *others)
 
 
 def next_of_grid(sweep: Sweep, tried: Sequence[Values]) -> Values | None:

@@ -88,6 +88,11 @@ def read_parameter(fields: Any) -> Parameter:
     """
     if not isinstance(fields, dict):
         raise UserError(f"{fields!r}: write value: {fields}, or values: [...], or min: and max:")
+    if (strange := _no_plain_value(fields)) is not None:
+        raise UserError(
+            f"{strange}: a {type(strange).__name__} in YAML; write it in quotation marks: "
+            f"'{strange}'"
+        )
     name = fields.get("distribution") or inferred(fields)
     if name is None:
         names = {k for kind in KINDS.values() for k in _fields(kind)} | {"parameters"}
@@ -127,10 +132,8 @@ def explain(error: ValidationError, known: Callable[[str], Iterable[str]]) -> li
             texts.append(f"'{where}' is no key of W&B's; {did_you_mean(last, known(above))}")
         elif kind == "missing":
             texts.append(f"'{where}' is missing")
-        elif isinstance(value, str) and _is_number(value):
-            texts.append(
-                f"{where}: {value} is a text in YAML; write it with a point: {float(value):.1e}"
-            )
+        elif isinstance(value, str) and is_number(value):
+            texts.append(f"{where}: {text_for_number(value)}")
         elif kind == "literal_error":
             expected = str(problem.get("ctx", {}).get("expected", "")).replace("'", "")
             names = expected.replace(" or ", ", ").split(", ")
@@ -141,7 +144,31 @@ def explain(error: ValidationError, known: Callable[[str], Iterable[str]]) -> li
     return texts
 
 
-def _is_number(text: str) -> bool:
+def _no_plain_value(node: Any) -> Any:
+    """The first value within that is none of JSON's: YAML makes dates of what looks like one."""
+    if isinstance(node, dict):
+        node = [*node, *node.values()]
+    if isinstance(node, list):
+        found = (_no_plain_value(inner) for inner in node)
+        return next((inner for inner in found if inner is not None), None)
+    return None if node is None or isinstance(node, bool | int | float | str) else node
+
+
+def text_for_number(text: str) -> str:
+    """What to tell where YAML has read a text that was meant as a number.
+
+    YAML 1.1, which PyYAML reads, has no numbers like 1e-3 and 1.0e3.
+    """
+    mantissa, e, exponent = text.lower().partition("e")
+    if not e:
+        return f"{text} is a text; write it without quotation marks"
+    pointed = mantissa if "." in mantissa else f"{mantissa}.0"
+    signed = exponent if exponent[:1] in ("+", "-") else f"+{exponent}"
+    return f"{text} is a text in YAML; write {pointed}e{signed}"
+
+
+def is_number(text: str) -> bool:
+    """Whether a text can be read as a number."""
     try:
         float(text)
     except ValueError:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import statistics
 from dataclasses import dataclass
+from pathlib import Path
 
 from unrolled.sweep.ledger import Trial
-from unrolled.sweep.points import text_of
+from unrolled.sweep.points import is_repeat, text_of
 from unrolled.sweep.space import Sweep, Values
-
-REPEATS = ("seed", "fold")
-"""A parameter whose name ends so says which repeat a trial is, not what it is."""
 
 # The 97.5 % quantile of Student's t for 1 to 30 degrees of freedom; any table of it.
 _T = (
@@ -28,10 +27,17 @@ class Group:
     Args:
         values: Without seeds and folds.
         trials: Finished ones.
+        wanted: How many there should be.
     """
 
     values: Values
     trials: list[Trial]
+    wanted: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no repeat failed, was stopped, or is to come."""
+        return len(self.trials) >= self.wanted
 
     @property
     def scores(self) -> list[float]:
@@ -66,23 +72,57 @@ def t_quantile(degrees: int) -> float:
     return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
 
 
-def is_repeat(key: str) -> bool:
-    """Whether a parameter only says which repeat it is."""
-    return key.rpartition(".")[2] in REPEATS
-
-
 def has_repeats(sweep: Sweep) -> bool:
     """Whether seeds or folds are searched."""
     return any(is_repeat(key) for key in sweep.searched)
 
 
 def groups(sweep: Sweep, trials: list[Trial]) -> list[Group]:
-    """The configurations with a finished trial, the best mean first."""
-    found: dict[str, Group] = {}
+    """The configurations with a finished trial: the complete ones first, of these the best mean.
+
+    One lucky seed is no better configuration: what failed or was stopped with others comes after.
+    """
+    found: dict[str, list[Trial]] = {}
     for trial in trials:
-        if trial.state != "finished" or trial.value is None:
-            continue
-        values = {key: v for key, v in trial.values.items() if not is_repeat(key)}
-        found.setdefault(text_of(values), Group(values, [])).trials.append(trial)
+        found.setdefault(text_of(_configuration(trial)), []).append(trial)
+    of_grid = math.prod(p.num_values() for k, p in sweep.searched.items() if is_repeat(k))
+    made = []
+    for repeats in found.values():
+        finished = [t for t in repeats if t.state == "finished" and t.value is not None]
+        # Elsewhere it is chance how many repeats a configuration gets.
+        wanted = int(of_grid) if sweep.method == "grid" else len(repeats)
+        if finished:
+            made.append(Group(_configuration(finished[0]), finished, wanted))
     least = sweep.metric.goal == "minimize"
-    return sorted(found.values(), key=lambda group: group.mean if least else -group.mean)
+    return sorted(made, key=lambda g: (not g.is_complete, g.mean if least else -g.mean))
+
+
+def advice(sweep: Sweep) -> list[str]:
+    """What to know of seeds and folds before the first trial."""
+    if sweep.method == "grid":
+        return []
+    return [
+        f"parameters.{key}: method: {sweep.method} draws one for each trial, so that hardly any "
+        "configuration has a second repeat; for means over all of them take method: grid"
+        for key in sweep.searched
+        if is_repeat(key)
+    ]
+
+
+def write_configurations(sweep: Sweep, found: list[Group], path: Path) -> None:
+    """All configurations as CSV, in their order."""
+    keys = [key for key in sweep.parameters if not is_repeat(key)]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["mean", "deviation", "half_interval", "repeats", "wanted", "trials", *keys]
+        )
+        for group in found:
+            ids = " ".join(trial.id for trial in group.trials)
+            values = [group.values.get(key) for key in keys]
+            writer.writerow([group.mean, group.deviation, group.interval, len(group.trials),
+                             group.wanted, ids, *values])  # fmt: skip
+
+
+def _configuration(trial: Trial) -> Values:
+    return {key: value for key, value in trial.values.items() if not is_repeat(key)}

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from unrolled.sweep.history import Histories
 from unrolled.sweep.ledger import Trial
-from unrolled.sweep.repeats import Group
+from unrolled.sweep.repeats import Group, groups, has_repeats
 from unrolled.sweep.space import Sweep
 
 MOST_ROWS = 40
@@ -31,13 +31,29 @@ def headline(sweep: Sweep, trials: list[Trial], wanted: int) -> str:
         f"{over} of {wanted} trials",
         *(f"{count[s]} {s}" for s in ("finished", "pruned", "failed", "running") if count[s]),
     ]
-    best = ordered(sweep, trials)[:1]
-    if best and best[0].state == "finished":
-        parts.append(f"best {sweep.metric.name} {number(best[0].value)} ({best[0].id})")
+    parts += best_so_far(sweep, trials)
     left = seconds_left(trials, wanted)
     if left is not None and over < wanted:
         parts.append(f"about {duration(left)} left")
     return ", ".join(parts)
+
+
+def best_so_far(sweep: Sweep, trials: list[Trial]) -> list[str]:
+    """The best trial, or the best configuration where seeds or folds are searched; once or never.
+
+    The trial is the one whose command is told at the end.
+    """
+    if has_repeats(sweep):
+        return [
+            f"best mean {sweep.metric.name} {number(group.mean)} of {len(group.trials)} "
+            f"({group.trials[0].id})"
+            for group in groups(sweep, trials)[:1]
+        ]
+    return [
+        f"best {sweep.metric.name} {number(trial.value)} ({trial.id})"
+        for trial in ordered(sweep, trials)[:1]
+        if trial.state == "finished"
+    ]
 
 
 def seconds_left(trials: list[Trial], wanted: int) -> float | None:
@@ -121,23 +137,26 @@ def line(sweep: Sweep, trial: Trial) -> str:
     return f"{trial.id} {trial.state}{' ' if told else ''}{told}  {values}"
 
 
-def groups_table(sweep: Sweep, groups: list[Group]) -> Table:
+def groups_table(sweep: Sweep, found: list[Group]) -> Table:
     """A row a configuration: the mean over its seeds and folds, and how sure that is."""
-    searched = [key for key in sweep.searched if groups and key in groups[0].values]
+    searched = [key for key in sweep.searched if found and key in found[0].values]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for header in (f"mean {sweep.metric.name}", "deviation", "95 % interval", "repeats"):
         table.add_column(header, justify="right")
     for name in short_names(searched):
         table.add_column(name, overflow="fold")
-    for group in groups[:MOST_ROWS]:
+    for group in found[:MOST_ROWS]:
         half = group.interval
         interval = "-" if half is None else (
             f"{number(group.mean - half)} to {number(group.mean + half)}"
         )  # fmt: skip
         cells = [shown(group.values[key]) for key in searched]
         table.add_row(
-            number(group.mean), number(group.deviation), interval, str(len(group.scores)), *cells
-        )
+            number(group.mean), number(group.deviation), interval,
+            f"{len(group.trials)} of {group.wanted}", *cells,
+        )  # fmt: skip
+    if len(found) > MOST_ROWS:
+        table.caption = f"... and {len(found) - MOST_ROWS} more"
     return table
 
 

@@ -7,32 +7,27 @@ unknown keys are refused, too.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import unrolled
 from unrolled.errors import UserError, did_you_mean
 from unrolled.sweep.distributions import Constant, Parameter
 from unrolled.sweep.read_parameters import explain, read_parameters
+from unrolled.sweep.read_yaml import read_yaml
+from unrolled.sweep.sweep_command import PROGRAM, SweepCommand
+from unrolled.sweep.typed import as_typed
 
 Values = dict[str, Any]
 """The values of a trial by their dotted keys."""
 
-PROGRAM = "train.py"
-ARGUMENTS = "${args_no_hyphens}"
-"""W&B's macro for `key=value`, the only form that train.py takes."""
-
 TUNING = "hpo_val"
 """The prefix of what is measured once, at the end of a run, on `data.hpo_val` of the validation
 set."""
-
-_MACROS = ("${env}", "${interpreter}", "${program}", ARGUMENTS)
-_COMMAND = ["${env}", "${interpreter}", "${program}", ARGUMENTS]
 
 
 class Metric(BaseModel):
@@ -74,7 +69,7 @@ class _File(BaseModel):
     parameters: Annotated[dict[str, Any], Field(min_length=1)]
     metric: Metric
     early_terminate: EarlyTerminate | None = None
-    command: list[Any] = _COMMAND
+    command: list[Any] | None = None
     run_cap: Annotated[int, Field(ge=1)] | None = None
     name: str | None = None
     description: str | None = None
@@ -120,15 +115,18 @@ class Sweep:
         self.early_terminate = file.early_terminate
         self.run_cap = file.run_cap
         self.name = file.name or path.stem
-        self.command = [str(part) for part in file.command]
+        self._check_program(file.program)
+        try:
+            self.command = SweepCommand(file.command)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         self.extra: list[str] = []
-        self.notes = _of_wandb_only(content["parameters"])
+        self.notes = [*_nested(content["parameters"]), *self.command.notes, *_imputed(self.metric)]
         if self.early_terminate is not None and self.watched != self.metric.name:
             self.notes.append(
                 f"early_terminate: of {self.metric.name} there is one value, at the end of a run: "
                 f"W&B stops no trial by it; `unrolled sweep` stops by {self.watched}"
             )
-        self._check_program(file.program)
         self._check_method()
 
     @property
@@ -139,15 +137,36 @@ class Sweep:
     @property
     def num_points(self) -> float:
         """How many combinations there are; infinite where a parameter is continuous."""
-        sizes = [p.grid() for p in self.parameters.values()]
-        return math.prod(math.inf if grid is None else len(grid) for grid in sizes)
+        return math.prod(p.num_values() for p in self.parameters.values())
+
+    @property
+    def space(self) -> dict[str, str]:
+        """What is searched, how, and by what measure: JSON by its key in the file, no defaults.
+
+        So the order of the keys makes no difference, nor does a key that W&B adds one day.
+        """
+        rule = self.early_terminate
+        said = {
+            "method": self.method,
+            "metric": self.metric.model_dump(exclude_defaults=True),
+            "early_terminate": rule and rule.model_dump(exclude_defaults=True),
+            "command": self.command.after,
+        }
+        for key, parameter in self.parameters.items():
+            kind = parameter.model_dump()["distribution"]
+            fields = parameter.model_dump(exclude_defaults=True, by_alias=True)
+            said[f"parameters.{key}"] = {**fields, "distribution": kind}
+        return {key: json.dumps(value, sort_keys=True) for key, value in said.items()}
 
     @property
     def identity(self) -> str:
-        """A hash of what is searched, how, and by what measure."""
-        parameters = {key: p.model_dump() for key, p in self.parameters.items()}
-        text = repr((parameters, self.method, self.metric, self.early_terminate, self.command))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """A hash of the space."""
+        return hashlib.sha256(json.dumps(self.space, sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: Sweep) -> list[str]:
+        """The keys of the file in which the space is another one."""
+        here, there = self.space, other.space
+        return [key for key in {**here, **there} if here.get(key) != there.get(key)]
 
     @property
     def watched(self) -> str:
@@ -168,13 +187,13 @@ class Sweep:
         return min(values) if self.metric.goal == "minimize" else max(values)
 
     def arguments(self, values: Values) -> list[str]:
-        """What follows `train.py` in the command of a trial."""
+        """What follows `train.py` in the command of a trial.
+
+        Raises:
+            UserError: When the file's command names a variable that is not there.
+        """
         typed = [f"{key}={as_typed(value)}" for key, value in values.items()]
-        start = self.command.index("${program}") + 1 if "${program}" in self.command else 0
-        arguments = list(self.extra)
-        for part in self.command[start:]:
-            arguments += typed if part == ARGUMENTS else [part]
-        return arguments
+        return [*self.extra, *self.command.arguments(typed)]
 
     def _check_program(self, program: str) -> None:
         if Path(program).name != PROGRAM:
@@ -182,21 +201,12 @@ class Sweep:
                 f"{self.path}: program: {program}: trials are runs of {PROGRAM}, or of nothing "
                 f"that `unrolled` knows; program: {PROGRAM}"
             )
-        if ARGUMENTS not in self.command:
-            macros = [part for part in self.command if part.startswith("${args")]
-            raise UserError(
-                f"{self.path}: command: {' '.join(macros) or 'no arguments'}: {PROGRAM} takes "
-                f"key=value, without hyphens: {ARGUMENTS}"
-            )
-        for part in self.command:
-            if part.startswith("${") and part not in _MACROS and not part.startswith("${envvar:"):
-                raise UserError(f"{self.path}: command: {part}: {did_you_mean(part, _MACROS)}")
 
     def _check_method(self) -> None:
         if self.method != "grid":
             return
         for key, parameter in self.parameters.items():
-            if parameter.grid() is None:
+            if math.isinf(parameter.num_values()):
                 kind = parameter.model_dump()["distribution"]
                 raise UserError(
                     f"{self.path}: parameters.{key}: a grid over {kind} has no end; list its "
@@ -226,56 +236,21 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         UserError: With every problem that was found.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(
-            f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"
-        ) from error
-    return Sweep(path, content)
+    return Sweep(path, read_yaml(path))
 
 
-def _of_wandb_only(parameters: dict[str, Any]) -> list[str]:
-    """What this engine understands, and W&B's agent hands to train.py in a way that it does not."""
-    notes = []
-    for key, fields in parameters.items():
-        if "parameters" in fields:
-            notes.append(
-                f"parameters.{key}: W&B's agent hands nested parameters on as one argument; for "
-                f"`wandb agent` write dotted keys, {key}.{next(iter(fields['parameters']))}"
-            )
-        elif None in [fields.get("value", ""), *(fields.get("values") or [])]:
-            notes.append(
-                f"parameters.{key}: W&B's agent writes null as None, which is a text to train.py"
-            )
-    return notes
+def _nested(parameters: dict[str, Any]) -> list[str]:
+    return [
+        f"parameters.{key}: W&B's agent hands nested parameters on as one argument; for "
+        f"`wandb agent` write dotted keys, {key}.{next(iter(fields['parameters']))}"
+        for key, fields in parameters.items()
+        if "parameters" in fields
+    ]
 
 
-def as_typed(value: Any) -> str:
-    """A value as it is typed on the command line, so that Hydra reads the same."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(as_typed(v) for v in value)}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{k}:{as_typed(v)}' for k, v in value.items())}}}"
-    if isinstance(value, str) and (not value or _is_no_plain_text(value)):
-        # A backslash is one by itself, except before a quotation mark.
-        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
-        escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-        return f"'{escaped}'"
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def _is_no_plain_text(value: str) -> bool:
-    """Whether Hydra would read a text as something else."""
-    special = any(c in value for c in ",:[]{}()='\"\\ \t")
-    try:
-        float(value)
-    except ValueError:
-        return special or value.lower() in ("true", "false", "null")
-    return True
+def _imputed(metric: Metric) -> list[str]:
+    return [
+        f"metric.{key}: W&B's alone; in `unrolled sweep` a trial without a result has no value"
+        for key in ("impute", "impute_while_running")
+        if key in metric.model_fields_set
+    ]

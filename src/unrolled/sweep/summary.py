@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,29 @@ from unrolled.report.sweep_plots import Column, plot_parallel, plot_slices
 from unrolled.sweep.continuous import Continuous
 from unrolled.sweep.distributions import Categorical
 from unrolled.sweep.ledger import Trial
-from unrolled.sweep.repeats import is_repeat
+from unrolled.sweep.points import is_repeat
 from unrolled.sweep.space import Sweep
 
 FOLDER = "summary"
 LEAST_TRIALS = 10
-"""Finished trials from which importances are worth anything."""
+"""Finished and pruned trials from which importances are worth anything."""
 
 
 def importances(sweep: Sweep, trials: list[Trial]) -> dict[str, float]:
     """How much of the difference among trials each parameter makes, the largest first.
 
     By PED-ANOVA (Watanabe et al., https://arxiv.org/abs/2304.10255): which parameters tell the best
-    tenth of the trials from all. Shares of one; empty where there are too few trials.
+    tenth of the trials from all. Shares of one; empty where there are too few trials, or too few
+    parameters that differ.
     """
-    study = study_of_values(sweep, trials)
-    if len(study.trials) < LEAST_TRIALS or not study.trials[0].params:
+    scores = {trial.number: trial.value for trial in _finished(trials) if trial.value is not None}
+    if not scores:
+        return {}
+    # What was stopped is not among the best; how good it would have become nobody knows.
+    worst = (max if sweep.metric.goal == "minimize" else min)(scores.values())
+    scores |= {trial.number: worst for trial in trials if trial.state == "pruned"}
+    study = study_of_values(sweep, trials, scores)
+    if len(study.trials) < LEAST_TRIALS or len(study.trials[0].params) < 2:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -39,23 +47,29 @@ def importances(sweep: Sweep, trials: list[Trial]) -> dict[str, float]:
     return {key: share for key, share in found.items() if not is_repeat(key)}
 
 
-def study_of_values(sweep: Sweep, trials: list[Trial]) -> optuna.Study:
-    """The finished trials as a study of the values themselves, in memory."""
-    finished = [t for t in trials if t.state == "finished" and t.value is not None]
+def study_of_values(sweep: Sweep, trials: list[Trial], scores: Mapping[int, float]) -> optuna.Study:
+    """Trials as a study of the values themselves, in memory.
+
+    Args:
+        sweep: The space.
+        trials: Those that are there.
+        scores: By the numbers of those that are wanted.
+    """
+    wanted = [trial for trial in trials if trial.number in scores]
     distributions = {}
     for key in sweep.searched:
-        distribution = _distribution(sweep, key, [trial.values[key] for trial in finished])
+        distribution = _distribution(sweep, key, [trial.values[key] for trial in wanted])
         if distribution is not None:
             distributions[key] = distribution
     study = optuna.create_study(direction=sweep.metric.goal)
-    for trial in finished:
+    for trial in wanted:
         params = {key: _as_param(sweep, key, trial.values[key]) for key in distributions}
         study.add_trial(
             create_trial(
                 state=TrialState.COMPLETE,
                 params=params,
                 distributions=distributions,
-                value=trial.value,
+                value=scores[trial.number],
             )
         )
     return study
@@ -84,14 +98,14 @@ def write_plots(sweep: Sweep, trials: list[Trial], folder: Path) -> list[Path]:
     # plotly takes half a second to import, and most commands draw nothing.
     from optuna.visualization import plot_parallel_coordinate, plot_slice
 
-    study = study_of_values(sweep, trials)
-    if len(study.trials) < 2 or not study.trials[0].params:
+    finished = sorted(_finished(trials), key=lambda trial: trial.number)
+    by_number = {trial.number: trial.value for trial in finished if trial.value is not None}
+    study = study_of_values(sweep, finished, by_number)
+    if len(finished) < 2 or not study.trials[0].params:
         return []
     name = sweep.metric.name
     maximize = sweep.metric.goal == "maximize"
-    finished = [t for t in trials if t.state == "finished" and t.value is not None]
-    finished.sort(key=lambda trial: trial.number)
-    scores = [trial.value for trial in finished if trial.value is not None]
+    scores = list(by_number.values())
     columns = [
         Column(key, [trial.values[key] for trial in finished], _is_log(sweep, key))
         for key in study.trials[0].params
@@ -109,11 +123,16 @@ def write_plots(sweep: Sweep, trials: list[Trial], folder: Path) -> list[Path]:
     return sorted(folder.glob("*.png")) + sorted(folder.glob("*.html"))
 
 
+def _finished(trials: list[Trial]) -> list[Trial]:
+    return [t for t in trials if t.state == "finished" and t.value is not None]
+
+
 def _distribution(sweep: Sweep, key: str, seen: list[Any]) -> BaseDistribution | None:
     """A range around the values that were seen; None where they are all the same."""
     parameter = sweep.parameters[key]
     if isinstance(parameter, Categorical):
-        return parameter.distribution_of_raw()
+        different = len({parameter.raw_of(value) for value in seen}) > 1
+        return parameter.distribution_of_raw() if different else None
     if not seen or min(seen) == max(seen):
         return None
     if all(isinstance(value, int) for value in seen):

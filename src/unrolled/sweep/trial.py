@@ -22,7 +22,7 @@ from unrolled.sweep.folder import SweepFolder
 from unrolled.sweep.history import Histories
 from unrolled.sweep.hyperband import should_stop
 from unrolled.sweep.ledger import Ledger, Trial
-from unrolled.sweep.space import PROGRAM
+from unrolled.sweep.sweep_command import PROGRAM
 from unrolled.sweep.value import value_of
 
 LOOK_EVERY = 0.25
