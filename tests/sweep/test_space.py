@@ -62,6 +62,8 @@ def test_hydra_reads_what_is_typed_as_the_value_it_was(value: Any) -> None:
 def test_a_text_that_wandb_would_write_for_null_stays_a_text() -> None:
     line = read_command_line(["task=bitcount", f"name={as_typed('None')}"])
     assert line.overrides[1] == "++name='None'"
+    # As in logger=none.
+    assert as_typed("none") == "none"
 
 
 def plain(value: Any) -> Any:

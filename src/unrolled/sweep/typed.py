@@ -29,6 +29,6 @@ def as_typed(value: Any) -> str:
 def _is_plain_text(value: str) -> bool:
     """Whether Hydra reads a text without quotation marks as itself."""
     # W&B's agent writes None for null, and train.py reads it so.
-    if value.lower() in ("true", "false", "null", "none"):
+    if value == "None" or value.lower() in ("true", "false", "null"):
         return False
     return re.fullmatch(r"[\w./+-]+", value, re.ASCII) is not None and not is_number(value)
