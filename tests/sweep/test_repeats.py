@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unrolled.sweep.ledger import Trial
+from unrolled.sweep.record import Trial
 from unrolled.sweep.repeats import groups, is_repeat, t_quantile
 from unrolled.sweep.space import Sweep
 

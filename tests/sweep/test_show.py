@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from unrolled.sweep.ledger import Trial
 from unrolled.sweep.points import random_raw, values_of
+from unrolled.sweep.record import Trial
 from unrolled.sweep.repeats import Group
 from unrolled.sweep.show import (
     duration,

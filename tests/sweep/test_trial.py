@@ -17,7 +17,8 @@ from unrolled.run.directory import RunDirectory
 from unrolled.sweep import trial as trial_module
 from unrolled.sweep.devices import Lease
 from unrolled.sweep.folder import SweepFolder, open_sweep
-from unrolled.sweep.ledger import Claim, Ledger, Trial
+from unrolled.sweep.ledger import Claim, Ledger
+from unrolled.sweep.record import Trial
 from unrolled.sweep.trial import TrialProcess, command
 
 HEAD = (

@@ -18,7 +18,8 @@ from unrolled.run.work import FAILED, FINISHED, INTERRUPTED
 from unrolled.sweep import repeats, show, summary
 from unrolled.sweep.folder import SweepFolder
 from unrolled.sweep.history import Histories
-from unrolled.sweep.ledger import Ledger, Trial
+from unrolled.sweep.ledger import Ledger
+from unrolled.sweep.record import Trial
 from unrolled.sweep.trial import command
 
 LOOK_EVERY = 0.5

@@ -6,8 +6,8 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from unrolled.sweep.ledger import Trial
 from unrolled.sweep.points import text_of
+from unrolled.sweep.record import Trial
 from unrolled.sweep.space import Sweep, Values
 
 REPEATS = ("seed", "fold")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unrolled.sweep.history import Histories
-from unrolled.sweep.ledger import Trial
+from unrolled.sweep.record import Trial
 from unrolled.sweep.repeats import Group
 from unrolled.sweep.space import Sweep
 

@@ -19,7 +19,8 @@ from unrolled.sweep.devices import Lease
 from unrolled.sweep.folder import SweepFolder
 from unrolled.sweep.history import Histories
 from unrolled.sweep.hyperband import should_stop
-from unrolled.sweep.ledger import Ledger, Trial
+from unrolled.sweep.ledger import Ledger
+from unrolled.sweep.record import Trial
 from unrolled.sweep.space import PROGRAM
 
 LOOK_EVERY = 0.25
