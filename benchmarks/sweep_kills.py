@@ -71,7 +71,7 @@ def main(kills: int, trials: int, alone: int) -> None:
     assert all(t.state == "finished" for t in found)
     same = 0
     for trial in found[:alone]:
-        typed = shlex.split((sweep / trial.id / "command.txt").read_text())[2:]
+        typed = shlex.split((sweep / trial.id / "command.txt").read_text())[3:]
         subprocess.run(
             [sys.executable, "-m", "unrolled.cli", "train", *typed, f"run_dir=alone/{trial.id}"],
             cwd=folder, check=True, stdout=subprocess.DEVNULL,
