@@ -22,6 +22,7 @@ def run_sweep(
     extra: list[str],
     *,
     status: bool = False,
+    retry_failed: bool = False,
     **options: Any,
 ) -> int:
     """Run a sweep, go on with it, join it, or show how far it is.
@@ -33,6 +34,7 @@ def run_sweep(
         name: See `open_sweep`.
         extra: See `Plan`.
         status: Only show.
+        retry_failed: Let failed trials run again.
         **options: Of `Plan`.
 
     Returns:
@@ -47,7 +49,10 @@ def run_sweep(
     if status:
         show_status(SweepFolder(SWEEPS / (name or read_sweep(find_sweep_file(file)).name)))
         return 0
-    return Engine(open_sweep(file, name, trials, extra, **options), workers).run()
+    engine = Engine(open_sweep(file, name, trials, extra, workers=workers, **options), workers)
+    if retry_failed:
+        engine.retry_failed()
+    return engine.run()
 
 
 def check_file(arguments: list[str]) -> str:
