@@ -83,7 +83,7 @@ sys.exit(2)
     assert capsys.readouterr().out.endswith(
         "UNROLLED_DATA is not set\n"
         "stopped; when that is mended, the same command goes on\n"
-        "the same command with --retry-failed runs the failed trial again\n"
+        "--retry-failed runs the failed trial again\n"
     )
 
 
@@ -139,7 +139,7 @@ def test_the_summary_has_the_best_trial_and_the_command_it_was_run_by(
     out = capsys.readouterr().out
     assert out.startswith(f"4 of 4 trials, 3 finished, 1 failed, best val/loss 0.25 ({best.id})\n")
     assert "failed: RuntimeError: broken\n" in out
-    assert "the same command with --retry-failed runs the failed trial again\n" in out
+    assert "--retry-failed runs the failed trial again\n" in out
     assert "best: what was typed for 0.25\n" in out
     assert (folder.path / "summary" / "trials.csv").read_text().count("\n") == 1 + 4 + 1
 

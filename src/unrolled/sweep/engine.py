@@ -234,7 +234,7 @@ def _print_errors(console: Console, trials: list[Trial]) -> None:
 def _tell_of_retries(console: Console, trials: list[Trial]) -> None:
     failed = sum(trial.state == "failed" for trial in trials)
     if failed:
-        console.print(f"the same command with --retry-failed runs {_count(failed)} again")
+        console.print(f"--retry-failed runs {_count(failed)} again")
 
 
 def _count(failed: int) -> str:
