@@ -91,7 +91,7 @@ def main(kills: int, trials: int) -> int:
 
 def run_alone(trial: Path, folder: Path, *, forked: bool) -> RunDirectory:
     """Run a trial by its command, or what that would do in a forked process."""
-    typed = shlex.split((trial / "command.txt").read_text())[2:]
+    typed = shlex.split((trial / "command.txt").read_text())[3:]
     if forked:
         run = create(typed, folder)
         assert work_on(run) == [0]

@@ -170,11 +170,14 @@ def sweep_command(
         str | None, typer.Option(help="Optuna's storage URL instead of a journal in the folder.")
     ] = None,
     time_limit: Annotated[
-        float | None, typer.Option(min=0, help="Seconds that a trial may take.")
+        float | None, typer.Option(min=0, help="Seconds that a trial may take; 0 for any.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the points; 0.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Of bayes: tpe, or gp (needs scipy).")] = None,
     status: Annotated[bool, typer.Option("--status", help="Show how far it is.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run failed trials again, from their start.")
+    ] = False,
     config_dir: Annotated[
         Path | None, typer.Option(help="A folder of config files of yours.", show_default=False)
     ] = None,
@@ -189,7 +192,7 @@ def sweep_command(
     extra = [f"--config-dir={config_dir.absolute()}"] if config_dir else []
     extra += [f"--allow={package}" for package in allow or []]
     code = run_sweep(
-        file, workers, trials, name, extra, status=status,
+        file, workers, trials, name, extra, status=status, retry_failed=retry_failed,
         storage=storage, time_limit=time_limit, seed=seed, sampler=sampler,
     )  # fmt: skip
     raise typer.Exit(code)

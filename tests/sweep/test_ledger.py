@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +14,12 @@ from typing import Any
 import pytest
 
 from unrolled.errors import UserError
-from unrolled.sweep.ledger import Ledger
+from unrolled.sweep import ledger as ledger_module
+from unrolled.sweep.ledger import MOST_DEATHS, Claim, Ledger
 from unrolled.sweep.points import STARTUP, text_of
 from unrolled.sweep.space import Sweep, Values
 from unrolled.sweep.storage import open_storage
+from unrolled.sweep.study import WorkerError
 
 PARAMETERS: dict[str, Any] = {
     "task": {"value": "bitcount"},
@@ -47,7 +51,11 @@ def score(values: Values) -> float:
     return abs(float(values.get("lr", 0)) - 0.02) + float(values.get("size", 0)) / 100
 
 
-def test_workers_that_die_leave_trials_that_others_take_up(tmp_path: Path) -> None:
+def test_workers_that_die_leave_trials_that_others_take_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By chance one trial can have so many deaths.
+    monkeypatch.setattr(ledger_module, "MOST_DEATHS", 99)
     finished: list[str] = []
 
     def work(seed: int) -> None:
@@ -215,7 +223,10 @@ def test_half_a_line_of_the_journal_is_taken_back(tmp_path: Path) -> None:
     assert claim is not None
     with (tmp_path / "journal.log").open("ab") as file:
         file.write(b'{"op_code": 4, "wor')
-    assert [trial.id for trial in ledger(tmp_path).trials()] == [claim.trial.id]
+    # By one who goes on writing as by one who has just come.
+    book.finish(claim.trial, 0.5, [])
+    assert [(t.id, t.value) for t in book.trials()] == [(claim.trial.id, 0.5)]
+    assert [(t.id, t.value) for t in ledger(tmp_path).trials()] == [(claim.trial.id, 0.5)]
 
 
 def test_any_storage_of_optuna_will_do(tmp_path: Path) -> None:
@@ -227,5 +238,174 @@ def test_any_storage_of_optuna_will_do(tmp_path: Path) -> None:
     assert not (tmp_path / "journal.log").exists()
     with pytest.raises(UserError, match="has the trials of another space"):
         ledger(tmp_path, sweep("bayes"), storage=url)
-    with pytest.raises(UserError, match="--storage nonsense://x: "):
-        open_storage(tmp_path, "nonsense://x")
+    with pytest.raises(UserError, match=r"--storage nonsense://me:\*\*\*@x: "):
+        open_storage(tmp_path, "nonsense://me:secret@x")
+
+
+def test_who_works_on_the_same_sweep_has_to_share_its_folder(tmp_path: Path) -> None:
+    # Two machines with one database, each with a folder of its own.
+    url = f"sqlite:///{tmp_path}/sweep.db"
+    here, elsewhere = tmp_path / "here" / "tiny", tmp_path / "elsewhere" / "tiny"
+    one = ledger(here, storage=url)
+    assert one.claim() is not None
+    with pytest.raises(UserError, match=f"the trials of 'tiny' are in .*:{here}, which is not"):
+        ledger(elsewhere, storage=url)
+    # Another mount of the same folder is no other one.
+    mount = tmp_path / "mount"
+    mount.symlink_to(here.parent)
+    assert len(ledger(mount / "tiny", storage=url).trials()) == 1
+
+
+def test_two_machines_that_begin_at_once_do_not_both_work(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sweep.db"
+    one = ledger(tmp_path / "here" / "tiny", storage=url)
+    one.study.set_user_attr("folder", {"id": "written later", "where": "host:/elsewhere"})
+    with pytest.raises(WorkerError, match="are in host:/elsewhere"):
+        one.claim()
+    assert one.trials() == []
+
+
+def test_the_end_of_a_trial_that_is_over_changes_nothing(tmp_path: Path) -> None:
+    one = ledger(tmp_path, trials=1)
+    claim = one.claim()
+    assert claim is not None
+    ledger(tmp_path, trials=1).finish(claim.trial, 0.5, [0.5])
+    one.finish(claim.trial, 0.7, [0.9, 0.7])
+    one.prune(claim.trial, [0.9, 0.7])
+    one.fail(claim.trial, "out of memory")
+    one.put_back(claim)
+    assert [(t.state, t.value, t.error) for t in one.trials()] == [("finished", 0.5, None)]
+
+
+def take_up(book: Ledger) -> Claim:
+    claim = book.claim()
+    assert claim is not None
+    return claim
+
+
+def test_a_trial_that_takes_its_workers_with_it_is_not_taken_up_for_ever(tmp_path: Path) -> None:
+    book = ledger(tmp_path, trials=2)
+    first = take_up(book)
+    for _ in range(MOST_DEATHS - 1):
+        # Killed: the kernel takes the lease back, the ledger is told nothing.
+        first.release()
+        first = take_up(book)
+        assert first.trial.number == 0
+    first.release()
+    assert take_up(book).trial.number == 1
+    failed = book.trials()[0]
+    assert failed.state == "failed"
+    assert str(failed.error).startswith(f"{MOST_DEATHS} processes in a row were killed")
+
+
+def test_a_trial_that_is_put_back_or_comes_further_has_not_taken_its_worker(tmp_path: Path) -> None:
+    book = ledger(tmp_path, trials=1)
+    checkpoint = tmp_path / take_up(book).trial.id / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    book = ledger(tmp_path, trials=1)
+    for number in range(3 * MOST_DEATHS):
+        claim = take_up(book)
+        if number < MOST_DEATHS:
+            book.put_back(claim)
+            continue
+        checkpoint.write_text("")
+        os.utime(checkpoint, (number, number))
+        claim.release()
+    assert [t.state for t in book.trials()] == ["running"]
+
+
+def test_failed_trials_run_again_with_their_values_and_from_their_start(tmp_path: Path) -> None:
+    def work(book: Ledger, fails: bool) -> None:
+        while claim := book.claim():
+            (tmp_path / claim.trial.id).mkdir()
+            if fails and claim.trial.number % 2:
+                book.fail(claim.trial, "no space left")
+            else:
+                book.finish(claim.trial, 1.0, [])
+            claim.release()
+
+    book = ledger(tmp_path, sweep("bayes"), trials=4)
+    work(book, fails=True)
+    before = book.trials()
+    assert [t.state for t in before] == ["finished", "failed"] * 2
+    assert [t.id for t in book.retry_failed()] == [before[1].id, before[3].id]
+    # What they left is kept, apart.
+    assert not (tmp_path / before[1].id).exists()
+    assert (tmp_path / "failed" / f"{before[1].id}-1").is_dir()
+    assert not book.is_over()
+    work(book, fails=False)
+    after = book.trials()
+    assert [t.state for t in after] == ["finished"] * 4
+    assert {t.id: t.values for t in after} == {t.id: t.values for t in before}
+    assert book.retry_failed() == []
+    # The points that follow are those that would have followed without a failure.
+    whole = ledger(tmp_path / "whole", sweep("bayes"), trials=6)
+    while claim := whole.claim():
+        whole.finish(claim.trial, 1.0, [])
+    more = ledger(tmp_path, sweep("bayes"), trials=6)
+    work(more, fails=False)
+    assert {t.id for t in more.trials()} == {t.id for t in whole.trials()}
+
+
+def test_a_point_that_can_be_composed_now_has_the_id_of_its_config(tmp_path: Path) -> None:
+    space = sweep("grid", {"size": {"values": [1, 1.0, 2]}})
+    possible = False
+
+    def size(values: Values) -> str:
+        if not possible:
+            raise UserError("no such size")
+        return f"size-{int(values['size'])}"
+
+    book = Ledger(tmp_path, space, size, 9)
+    assert book.claim() is None
+    assert [t.state for t in book.trials()] == ["failed"] * 3
+    possible = True
+    assert len(book.retry_failed()) == 3
+    # 1 and 1.0 are one config.
+    assert [(t.id, t.state) for t in book.trials()] == [
+        ("size-1", "running"),
+        ("size-2", "running"),
+    ]
+    while claim := book.claim():
+        book.finish(claim.trial, 1.0, [])
+    assert book.is_over()
+    assert len(book.trials()) == 2
+
+
+def test_a_worker_that_could_compose_no_trial_leaves_the_ledger_as_it_is(tmp_path: Path) -> None:
+    def nowhere(values: Values) -> str:
+        raise WorkerError("--config-dir nope: no such folder")
+
+    with pytest.raises(WorkerError, match="nope"):
+        Ledger(tmp_path, sweep(), nowhere, 2).claim()
+    book = ledger(tmp_path, trials=2)
+    assert book.trials() == []
+    whole = ledger(tmp_path / "whole", trials=1)
+    assert take_up(book).trial.values == take_up(whole).trial.values
+
+
+def test_the_time_of_a_trial_is_that_in_which_somebody_worked_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 1000.0
+    monkeypatch.setattr(time, "time", lambda: clock)
+    book = ledger(tmp_path, trials=1)
+    claim = take_up(book)
+    clock += 30
+    book.put_back(claim)
+    # A night.
+    clock += 36_000
+    claim = take_up(book)
+    assert claim.trial.seconds == 30
+    log = tmp_path / claim.trial.id / "train.log"
+    log.parent.mkdir()
+    log.write_text("")
+    os.utime(log, (clock + 12, clock + 12))
+    assert [(t.state, t.seconds) for t in book.looked_at()] == [("running", 30)]
+    # Killed after its last sign of life; another night.
+    claim.release()
+    clock += 36_000
+    assert [(t.state, t.seconds) for t in book.looked_at()] == [("waiting", 42)]
+    claim = take_up(book)
+    clock += 5
+    assert [t.seconds for t in book.trials()] == [47]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from unrolled.sweep.ledger import Trial
 from unrolled.sweep.points import is_repeat
+from unrolled.sweep.record import Trial
 from unrolled.sweep.repeats import advice, groups, has_repeats, t_quantile, write_configurations
 from unrolled.sweep.show import headline
 from unrolled.sweep.space import Sweep

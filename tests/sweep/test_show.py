@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from unrolled.sweep.history import Histories
-from unrolled.sweep.ledger import Trial
 from unrolled.sweep.points import random_raw, values_of
+from unrolled.sweep.record import Trial
 from unrolled.sweep.repeats import Group
 from unrolled.sweep.show import (
     duration,
@@ -75,6 +75,20 @@ def test_the_headline_counts_and_guesses_the_time_left() -> None:
         "about 90 s left"
     )
     assert headline(sweep(), [], 10) == "0 of 10 trials"
+
+
+def test_no_time_is_left_when_no_further_trial_comes() -> None:
+    # Of a space that is exhausted, or of a target that was reached.
+    told = headline(sweep(), TRIALS[:2], 10, is_over=True)
+    assert told == "2 of 10 trials, 2 finished, best val/loss 0.25 (id1)"
+
+
+def test_those_that_wait_are_neither_over_nor_at_work() -> None:
+    # 1 of 2 is over, of 30 s; the other one is alone.
+    told = headline(sweep(), [trial(0, "finished", 0.5), trial(1, "waiting")], 2)
+    assert told == (
+        "1 of 2 trials, 1 finished, 1 waiting, best val/loss 0.5 (id0), about 30 s left"
+    )
 
 
 def test_the_best_come_first_whichever_way_is_better() -> None:

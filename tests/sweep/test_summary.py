@@ -88,5 +88,6 @@ def test_the_best_command_is_told_though_nothing_can_be_drawn(
     text = told(folder, ledger)
     (line,) = [line for line in text.splitlines() if line.startswith("best: ")]
     typed = {f"{key}={value}" for key, value in ledger.trials()[0].values.items()}
-    assert {"best:", "python", "train.py", *typed} == set(line.split())
+    threads = f"OMP_NUM_THREADS={folder.plan.threads}"
+    assert {"best:", threads, "python", "train.py", *typed} == set(line.split())
     assert "no plots: ValueError: no such [font]" in text

@@ -134,6 +134,7 @@ def test_that_wandb_stops_no_trial_by_what_is_judged_once_is_a_note() -> None:
         "metric": {"name": "hpo_val/error"},
         "parameters": {"task": {"value": "bitcount"}, "data.hpo_val": {"value": 0.5}},
         "early_terminate": {"type": "hyperband", "min_iter": 3},
+        "command": ["${program}", "${args_no_hyphens}"],
     }
     assert Sweep(Path("x.yaml"), content).notes == [
         "early_terminate: of hpo_val/error there is one value, at the end of a run: W&B stops no "

@@ -116,7 +116,7 @@ def test_a_worker_is_killed_and_the_sweep_joined_again(
     assert (sweep.path / "summary" / "trials.csv").is_file()
 
     # What was killed is bit for bit what the command of the trial gives by itself.
-    typed = (first / "command.txt").read_text().split()[2:]
+    typed = (first / "command.txt").read_text().split()[3:]
     alone = command("train", *typed, "run_dir=alone", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     assert rows(first) == rows(tmp_path / "alone")

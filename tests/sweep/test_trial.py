@@ -18,9 +18,10 @@ from unrolled.run.warm import Process, Server
 from unrolled.sweep import trial as trial_module
 from unrolled.sweep.devices import Lease
 from unrolled.sweep.folder import SweepFolder, open_sweep
-from unrolled.sweep.ledger import Claim, Ledger, Trial
+from unrolled.sweep.ledger import Claim, Ledger
+from unrolled.sweep.record import Trial
 from unrolled.sweep.show import ordered
-from unrolled.sweep.trial import TrialProcess, command
+from unrolled.sweep.trial import TrialProcess, command, typed_command
 
 HEAD = (
     "import json, os, signal, sys, time\n"
@@ -254,15 +255,20 @@ def test_a_run_that_ended_after_its_worker_died_is_only_noted(
     assert not (process.run.path / "ran").exists()
 
 
+@pytest.mark.parametrize("power_cut", [False, True])
 def test_a_directory_that_was_left_half_made_is_made_anew(
-    folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch, server: Server
-) -> None:
+    folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch, server: Server,
+    power_cut: bool,
+) -> None:  # fmt: skip
     sweep = folder()
     ledger = sweep.ledger()
     claim = claimed(ledger)
     half = sweep.path / claim.trial.id
     half.mkdir()
     (half / "config.yaml").write_text("task:\n  _tar")
+    if power_cut:
+        # Files without their content.
+        (half / "status.json").write_text("")
     claim.release()
     script = (
         "log('1,1,0.5'); open('device', 'w').write(os.environ['CUDA_VISIBLE_DEVICES']);"
@@ -273,6 +279,24 @@ def test_a_directory_that_was_left_half_made_is_made_anew(
     assert (half / "device").read_text() == "7"
     assert RunDirectory(half).config()["optimizer"]["lr"] == noted.values["optimizer.lr"]
     assert (half / "command.txt").read_text() == command(sweep, noted) + "\n"
+
+
+def test_the_command_of_a_trial_can_be_typed_where_it_was_run(
+    folder: Callable[..., SweepFolder], tmp_path: Path
+) -> None:
+    sweep = folder()
+    ledger = sweep.ledger()
+    trial = claimed(ledger).trial
+    arguments = f"optimizer.lr={trial.values['optimizer.lr']} task=bitcount"
+    threads = f"OMP_NUM_THREADS={sweep.plan.threads}"
+    # As whoever has installed the package, who has no train.py.
+    assert command(sweep, trial) == f"{threads} unrolled train {arguments}"
+    (tmp_path / "train.py").write_text("")
+    assert command(sweep, trial) == f"{threads} python train.py {arguments}"
+    # What it was run by is told, not how the sweep is run now.
+    TrialProcess(sweep, ledger, trial, lambda: False).prepare()
+    sweep.sweep.extra = ["--allow=mine"]
+    assert typed_command(sweep, trial) == f"{threads} python train.py {arguments}"
 
 
 def test_the_same_command_goes_on_and_another_space_needs_another_name(

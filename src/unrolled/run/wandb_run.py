@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from unrolled.run.directory import RunDirectory
+
 
 @dataclass
 class WandbRun:
@@ -48,7 +50,7 @@ class WandbRun:
         """Keep it."""
         path = _file(run_dir)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        RunDirectory(path.parent).write_json(path.name, asdict(self))
 
     def config(self, config: dict[str, Any]) -> dict[str, Any]:
         """A run's config as W&B is to show it.

@@ -23,6 +23,7 @@ def run_sweep(
     extra: list[str],
     *,
     status: bool = False,
+    retry_failed: bool = False,
     **options: Any,
 ) -> int:
     """Run a sweep, go on with it, join it, or show how far it is.
@@ -34,6 +35,7 @@ def run_sweep(
         name: See `open_sweep`.
         extra: See `Plan`.
         status: Only show.
+        retry_failed: Let failed trials run again.
         **options: Of `Plan`.
 
     Returns:
@@ -47,10 +49,13 @@ def run_sweep(
     if status:
         show_status(SweepFolder(SWEEPS / (name or read_sweep(find_sweep_file(file)).name)))
         return 0
-    folder = open_sweep(file, name, trials, extra, **options)
+    folder = open_sweep(file, name, trials, extra, workers=workers, **options)
     # Also that of a sweep that was begun elsewhere.
     require_sampler(folder.plan.sampler)
-    return Engine(folder, workers).run()
+    engine = Engine(folder, workers)
+    if retry_failed:
+        engine.retry_failed()
+    return engine.run()
 
 
 def check_file(arguments: list[str]) -> str:

@@ -8,8 +8,8 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from unrolled.sweep.ledger import Trial
 from unrolled.sweep.points import is_repeat, text_of
+from unrolled.sweep.record import Trial
 from unrolled.sweep.space import Sweep, Values
 
 # The 97.5 % quantile of Student's t for 1 to 30 degrees of freedom; any table of it.

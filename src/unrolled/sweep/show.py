@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unrolled.sweep.history import Histories
-from unrolled.sweep.ledger import Trial
+from unrolled.sweep.record import State, Trial
 from unrolled.sweep.repeats import Group, groups, has_repeats
 from unrolled.sweep.space import Sweep
 
@@ -22,18 +22,30 @@ MOST_LIVE = 5
 LONGEST_ERROR = 160
 """Characters of an error; the rest is in the trial's status.json."""
 
+RANK: tuple[State, ...] = ("finished", "pruned", "running", "waiting", "failed")
+"""Of the states, in tables."""
+OPEN: tuple[State, ...] = ("running", "waiting")
+"""The states of trials that are not over; on those that wait nobody works."""
 
-def headline(sweep: Sweep, trials: list[Trial], wanted: int) -> str:
-    """How many trials there are of each kind, the best so far, and the time that is left."""
+
+def headline(sweep: Sweep, trials: list[Trial], wanted: int, *, is_over: bool = False) -> str:
+    """How many trials there are of each kind, the best so far, and the time that is left.
+
+    Args:
+        sweep: The sweep.
+        trials: All of them.
+        wanted: How many there are to be.
+        is_over: Whether no further one comes, though there may be fewer than that.
+    """
     count = Counter(trial.state for trial in trials)
-    over = len(trials) - count["running"]
+    over = sum(trial.state not in OPEN for trial in trials)
     parts = [
         f"{over} of {wanted} trials",
-        *(f"{count[s]} {s}" for s in ("finished", "pruned", "failed", "running") if count[s]),
+        *(f"{count[s]} {s}" for s in ("finished", "pruned", "failed", *OPEN) if count[s]),
     ]
     parts += best_so_far(sweep, trials)
     left = seconds_left(trials, wanted)
-    if left is not None and over < wanted:
+    if left is not None and over < wanted and not is_over:
         parts.append(f"about {duration(left)} left")
     return ", ".join(parts)
 
@@ -58,7 +70,7 @@ def best_so_far(sweep: Sweep, trials: list[Trial]) -> list[str]:
 
 def seconds_left(trials: list[Trial], wanted: int) -> float | None:
     """A guess from the trials that are over; None before the first."""
-    over = [trial.seconds for trial in trials if trial.state != "running"]
+    over = [trial.seconds for trial in trials if trial.state not in OPEN]
     if not over:
         return None
     at_once = max(1, sum(trial.state == "running" for trial in trials))
@@ -68,13 +80,12 @@ def seconds_left(trials: list[Trial], wanted: int) -> float | None:
 def ordered(sweep: Sweep, trials: list[Trial]) -> list[Trial]:
     """The best finished trials first, then those that were stopped, then the others."""
     sign = 1 if sweep.metric.goal == "minimize" else -1
-    rank = {"finished": 0, "pruned": 1, "running": 2, "failed": 3}
 
     def judged(trial: Trial) -> float:
         # Of those that were stopped none has a value where it is only measured at the end.
         return (trial.watched if trial.value is None else trial.value) or 0.0
 
-    return sorted(trials, key=lambda t: (rank[t.state], sign * judged(t), t.number))
+    return sorted(trials, key=lambda t: (RANK.index(t.state), sign * judged(t), t.number))
 
 
 def trials_table(sweep: Sweep, trials: list[Trial], histories: Histories | None = None) -> Table:

@@ -16,8 +16,8 @@ from optuna.trial import TrialState, create_trial
 from unrolled.report.sweep_plots import Column, plot_parallel, plot_slices
 from unrolled.sweep.continuous import Continuous
 from unrolled.sweep.distributions import Categorical
-from unrolled.sweep.ledger import Trial
 from unrolled.sweep.points import is_repeat
+from unrolled.sweep.record import Trial
 from unrolled.sweep.space import Sweep
 
 FOLDER = "summary"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from unrolled.errors import UserError
@@ -18,10 +20,12 @@ from unrolled.run.targets import modules_of
 from unrolled.run.warm import Process, Server
 from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED
 from unrolled.sweep.devices import Lease
-from unrolled.sweep.folder import SweepFolder
+from unrolled.sweep.folder import THREADS, SweepFolder
 from unrolled.sweep.history import Histories
 from unrolled.sweep.hyperband import should_stop
-from unrolled.sweep.ledger import Ledger, Trial
+from unrolled.sweep.ledger import Ledger
+from unrolled.sweep.record import Trial
+from unrolled.sweep.study import WorkerError
 from unrolled.sweep.sweep_command import PROGRAM
 from unrolled.sweep.value import value_of
 
@@ -29,6 +33,8 @@ LOOK_EVERY = 0.25
 """Seconds between two looks at what a trial that runs has logged."""
 TO_SAVE = 30.0
 """Seconds that a trial has to save where it is, before it is killed."""
+_OF_DATA = re.compile(r"task|data|experiment|trainer|data\.source(\..*)?|trainer\.devices")
+"""The parameters by which the data of one trial can be prepared and those of another can't."""
 
 Ended = Literal["by itself", "stopped", "too long", "lost", "pruned"]
 
@@ -68,12 +74,15 @@ class TrialProcess:
         Raises:
             UserError: When the values do not make a config.
         """
-        return self.run.config() if self.run.status() else self.folder.compose(self.trial.values)
+        return self.run.config() if self.is_begun() else self.folder.compose(self.trial.values)
 
     def work(self, lease: Lease) -> None:
         """Bring the trial to its end, and note it in the ledger.
 
         What was interrupted is not noted: it goes on where it was when somebody takes it up.
+
+        Raises:
+            WorkerError: When this process could not work on other trials, either.
         """
         try:
             server = None if has_agent(self.config) else self.server
@@ -92,6 +101,8 @@ class TrialProcess:
             ended, code = self.watch(start_in_background(self.run, lease.environment(), server))
             if not self._note_early_end(ended) and code != INTERRUPTED:
                 self.note(code)
+        except WorkerError:
+            raise
         except UserError as error:
             self.ledger.fail(self.trial, str(error))
 
@@ -100,13 +111,31 @@ class TrialProcess:
 
         Raises:
             UserError: When there is something wrong with the config or the data.
+            WorkerError: When it is wrong with those of other trials, too.
         """
-        if self.run.status():
+        if self.is_begun():
             return
         # What a process left that was killed before the directory was complete.
         shutil.rmtree(self.run.path, ignore_errors=True)
-        prepare_data(self.config)
-        RunDirectory.create(self.config, self.run.path, command(self.folder, self.trial))
+        try:
+            prepare_data(self.config)
+        except UserError as error:
+            if any(map(_OF_DATA.fullmatch, self.sweep.searched)):
+                raise
+            # All trials have these data.
+            raise WorkerError(*error.problems) from error
+        try:
+            RunDirectory.create(self.config, self.run.path, command(self.folder, self.trial))
+        except UserError as error:
+            # On a full disk, for one.
+            raise WorkerError(*error.problems) from error
+
+    def is_begun(self) -> bool:
+        """Whether there is a run to go on with; one whose status a power cut has taken is none."""
+        try:
+            return bool(self.run.status())
+        except ValueError:
+            return False
 
     def watch(self, process: Process) -> tuple[Ended, int]:
         """Wait for the process, or end it for a reason.
@@ -174,8 +203,19 @@ class TrialProcess:
 
 
 def command(folder: SweepFolder, trial: Trial) -> str:
-    """What starts a trial by itself."""
-    return shlex.join(["python", PROGRAM, *folder.sweep.arguments(trial.values)])
+    """What starts a trial by itself, with the same result to the last digit."""
+    # Who has installed the package has no train.py.
+    program = ["python", PROGRAM] if Path(PROGRAM).is_file() else ["unrolled", "train"]
+    typed = shlex.join([*program, *folder.sweep.arguments(trial.values)])
+    return f"{THREADS}={folder.plan.threads} {typed}"
+
+
+def typed_command(folder: SweepFolder, trial: Trial) -> str:
+    """What its run directory says that a trial was started by; without one, `command`."""
+    try:
+        return (folder.path / trial.id / "command.txt").read_text().strip()
+    except FileNotFoundError:
+        return command(folder, trial)
 
 
 def _has_ended(process: Process, seconds: float) -> bool:

@@ -1,4 +1,5 @@
-"""The process that works on the trials of a sweep: `python -m unrolled.sweep.worker FOLDER`.
+"""The process that works on the trials of a sweep: `python -m unrolled.sweep.worker FOLDER
+[EXTRA...]`.
 
 It takes one trial after the other until all are over. It waits for those that others work on, to
 take them up should their workers die.
@@ -10,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 
@@ -17,10 +19,15 @@ from unrolled.errors import UserError
 from unrolled.run import interruption
 from unrolled.run.conf import add_working_directory
 from unrolled.run.launch import environment
+from unrolled.run.parent import VARIABLE
 from unrolled.run.warm import MODULES, Server
+from unrolled.run.work import USER_ERROR
 from unrolled.sweep.devices import Devices, devices_wanted
-from unrolled.sweep.folder import SweepFolder
+from unrolled.sweep.failures import FailuresInARow
+from unrolled.sweep.folder import THREADS, SweepFolder
 from unrolled.sweep.ledger import Claim, Ledger
+from unrolled.sweep.record import Trial
+from unrolled.sweep.study import WorkerError
 from unrolled.sweep.trial import TrialProcess
 
 WAIT = 1.0
@@ -41,7 +48,9 @@ class Worker:
         self.ledger: Ledger = folder.ledger()
         self.devices = devices
         self.server = server
-        self.parent = os.getppid()
+        # The engine can be gone before this process asks for the first time.
+        self.parent = int(os.environ.get(VARIABLE) or os.getppid())
+        self.failures = FailuresInARow()
         self.signalled = False
 
     def listen(self) -> None:
@@ -50,7 +59,11 @@ class Worker:
             signal.signal(number, self._handle)
 
     def work(self) -> int:
-        """Until all trials are over, or this process is asked to leave; its exit code."""
+        """Until all trials are over, or this process is asked to leave; its exit code.
+
+        Raises:
+            WorkerError: When it can't work on any trial.
+        """
         while not self.asked_to_stop():
             claim = self.ledger.claim()
             if claim is not None:
@@ -78,27 +91,54 @@ class Worker:
                     trial.work(lease)
                 finally:
                     lease.release()
-                return
+                break
+        except WorkerError:
+            raise
         except UserError as error:
             self.ledger.fail(claim.trial, str(error))
+        except Exception as error:
+            # Whatever it is, taken up again it would end the next worker, too.
+            traceback.print_exc()
+            self.ledger.fail(claim.trial, f"{type(error).__name__}: {error}")
         finally:
-            claim.release()
+            self.ledger.put_back(claim)
+        self._note_end(trial, self.ledger.now(claim.trial))
+
+    def _note_end(self, process: TrialProcess, trial: Trial) -> None:
+        if trial.state == "running":
+            return
+        limit = self.folder.plan.time_limit
+        in_time = limit is None or trial.seconds < limit
+        self.failures.note(trial, counts=in_time and not process.histories.of(trial.id))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signalled = True
 
 
-def main(folder: str) -> int:
-    """Work on the sweep in `folder`; the exit code."""
+def main(folder: str, extra: list[str]) -> int:
+    """Work on the sweep in `folder`; the exit code.
+
+    Args:
+        folder: Its path.
+        extra: See `folder.Plan`.
+    """
     add_working_directory()
-    server = Server(MODULES, environment({"devices": 1}))
-    worker = Worker(SweepFolder(Path(folder)), Devices.of_this_machine(), server)
-    worker.listen()
     try:
-        return worker.work()
-    finally:
-        server.close()
+        sweep = SweepFolder(Path(folder), extra)
+        # For all processes that are started here, the server among them.
+        os.environ[THREADS] = str(sweep.plan.threads)
+        server = Server(MODULES, environment({"devices": 1}))
+        try:
+            worker = Worker(sweep, Devices.of_this_machine(), server)
+            worker.listen()
+            return worker.work()
+        finally:
+            server.close()
+    except UserError as error:
+        # For the engine to tell.
+        print(error, flush=True)
+        return USER_ERROR
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
