@@ -93,7 +93,7 @@ LEVELS = {
     "multiplication": ("test/mse", 1e-3),
     "temporal_order": ("test/error", 0.001),
     "copy": ("test/loss", 0.001),
-    "seq_images": ("test/error", 0.06),
+    "seq_images": ("test/error", 0.04),
     "recall": ("test/error", 0.001),
 }
 """What the default of each task promises of a test metric that is better when less."""
