@@ -31,17 +31,13 @@ class Leases:
     def take(self, trial_id: str) -> filelock.BaseFileLock | None:
         """The lease of a trial; None where somebody works on it, a process without a worker too."""
         lease = filelock.FileLock(self._locks / f"{trial_id}.lock")
-        run_lock = self.folder / trial_id / ".lock"
         try:
             lease.acquire(timeout=0)
         except filelock.Timeout:
             return None
-        if run_lock.exists():
-            try:
-                filelock.FileLock(run_lock).acquire(timeout=0).lock.release()
-            except filelock.Timeout:
-                lease.release()
-                return None
+        if RunDirectory(self.folder / trial_id).is_in_use():
+            lease.release()
+            return None
         return lease
 
     def is_taken(self, trial_id: str) -> bool:
