@@ -71,7 +71,10 @@ def test_the_process_that_was_killed_is_named_not_the_one_that_noticed(
 ) -> None:
     code = start(run, monkeypatch, """
         if rank == 1:
+            (run.path / "dies").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        while not (run.path / "dies").exists():
+            time.sleep(0.01)
         failed(run, RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection closed by peer"))
         sys.exit(1)
     """)  # fmt: skip

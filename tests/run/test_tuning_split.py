@@ -18,7 +18,8 @@ from unrolled.run.directory import RunDirectory
 from unrolled.run.evaluate import evaluate
 
 TYPED = ["task=purchase_intent", "data.source.sessions=1500", "model.hidden_size=8", "test=false",
-         "trainer.max_steps=24", "trainer.val_check_interval=6", "data.hpo_val=0.4"]  # fmt: skip
+         "trainer.max_steps=24", "trainer.val_check_interval=6", "data.hpo_val=0.4",
+         "trainer.log_every_n_steps=6"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
