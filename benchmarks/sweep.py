@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from unrolled.sweep.folder import SweepFolder, open_sweep
 
 SWEEP = """

@@ -24,6 +24,9 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+# As that of all trials of a sweep: sums in another order have other last digits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from chaos import differences, outcome
 from forked import create, work_on
 

@@ -70,6 +70,25 @@ def test_a_device_is_not_free_while_the_run_is_still_on_it(tmp_path: Path) -> No
     assert after.devices == ["0"]
 
 
+def test_a_run_that_goes_on_elsewhere_does_not_keep_its_old_device(tmp_path: Path) -> None:
+    run, other = RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b")
+    run.path.mkdir()
+    devices = Devices(["0", "1"], tmp_path)
+    first, second = devices.lease(1, other), devices.lease(1, run)
+    assert first is not None
+    assert second is not None
+    assert second.devices == ["1"]
+    first.release()
+    second.release()
+    again = devices.lease(1, run)
+    assert again is not None
+    assert again.devices == ["0"]
+    with run.locked():
+        free = devices.lease(1, other)
+    assert free is not None
+    assert free.devices == ["1"]
+
+
 def test_more_devices_than_there_are_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"trainer.devices=3: this process may use 2 GPUs \(0, 1\)"):
         Devices(["0", "1"], tmp_path).lease(3, RunDirectory(tmp_path))

@@ -218,7 +218,22 @@ def test_what_is_interrupted_stays_in_the_ledger_and_goes_on_in_its_run_director
     assert work(sweep, ledger, done, monkeypatch).state == "finished"
 
 
-@pytest.mark.parametrize("state", ["running", "finished"])
+def test_a_trial_that_does_not_save_in_time_is_not_lost(
+    folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = folder()
+    ledger = sweep.ledger()
+    monkeypatch.setattr(trial_module, "TO_SAVE", 0.3)
+    script = "signal.signal(signal.SIGTERM, lambda *a: open('asked', 'w')); time.sleep(60)"
+    times = iter([False] * 8)
+    asked = work(sweep, ledger, script, monkeypatch, asked_to_stop=lambda: next(times, True))
+    assert asked.state == "running"
+    assert RunDirectory(sweep.path / asked.id).status()["state"] == "interrupted"
+    done = "log('1,1,0.5'); status(state='finished')"
+    assert work(sweep, ledger, done, monkeypatch).state == "finished"
+
+
+@pytest.mark.parametrize("state", ["running", "finished", "failed"])
 def test_a_trial_whose_server_is_killed_is_not_lost(
     folder: Callable[..., SweepFolder],
     monkeypatch: pytest.MonkeyPatch,
@@ -230,8 +245,9 @@ def test_a_trial_whose_server_is_killed_is_not_lost(
     assert server.process is not None
     script = f"log('1,1,0.5'); status(state={state!r}); os.kill(os.getppid(), 9); time.sleep(0.3)"
     noted = work(sweep, ledger, script, monkeypatch, server=server)
-    if state == "finished":
-        assert (noted.state, noted.value) == ("finished", 0.5)
+    if state != "running":
+        value = 0.5 if state == "finished" else None
+        assert (noted.state, noted.value) == (state, value)
         return
     assert noted.state == "running"
     assert RunDirectory(sweep.path / noted.id).status()["state"] == "interrupted"

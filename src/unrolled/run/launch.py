@@ -93,7 +93,7 @@ def start_in_background(
     config = run.config()
     env = environment(config["trainer"]) | for_children() | variables
     with (run.path / "train.log").open("ab") as log, Path(os.devnull).open("wb") as null:
-        if server is not None and not has_agent(config):
+        if server is not None and not needs_agent(config):
             with suppress(OSError):
                 return server.start(
                     whole_process, (str(run.path),), env, null.fileno(), log.fileno()
@@ -127,11 +127,11 @@ def num_processes(trainer: dict[str, Any]) -> int | str:
 
 
 def _command(run: RunDirectory, config: dict[str, Any]) -> list[str]:
-    kind = "agent" if has_agent(config) else "work"
+    kind = "agent" if needs_agent(config) else "work"
     return [sys.executable, "-m", f"unrolled.run.{kind}", str(run.path)]
 
 
-def has_agent(config: dict[str, Any]) -> bool:
+def needs_agent(config: dict[str, Any]) -> bool:
     """Whether torchrun's agent is needed: for several processes, or to start one again."""
     trainer = config["trainer"]
     several = num_processes(trainer) != 1 or (trainer.get("num_nodes") or 1) > 1
@@ -160,7 +160,7 @@ def environment(trainer: dict[str, Any]) -> dict[str, str]:
 
 def _output(run: RunDirectory, config: dict[str, Any]) -> dict[str, Any]:
     # torchrun writes to stderr when a rank fails; the reason is in status.json.
-    return {"stderr": (run.path / "train.log").open("ab")} if has_agent(config) else {}
+    return {"stderr": (run.path / "train.log").open("ab")} if needs_agent(config) else {}
 
 
 def _forward(process: subprocess.Popen[bytes], number: int) -> Any:

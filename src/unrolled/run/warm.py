@@ -147,6 +147,8 @@ class Server:
             self.process = subprocess.Popen(
                 [*COMMAND, str(of_server.fileno()), *self.modules, *modules],
                 env=self.variables, pass_fds=[of_server.fileno()], stdin=subprocess.DEVNULL,
+                # What an import prints is not what a worker has to say.
+                stdout=2,
                 # Ctrl-C in a terminal is not for the server.
                 start_new_session=True,
             )  # fmt: skip

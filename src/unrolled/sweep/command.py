@@ -46,6 +46,8 @@ def run_sweep(
     """
     if options.get("sampler") is not None:
         require_sampler(options["sampler"])
+    if status and retry_failed:
+        raise UserError("--status only shows; leave it out to let failed trials run again")
     if status:
         show_status(SweepFolder(SWEEPS / (name or read_sweep(find_sweep_file(file)).name)))
         return 0

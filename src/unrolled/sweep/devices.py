@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,11 @@ class Devices:
                 f"({', '.join(self.names)}); ask for fewer, or let it see more: {VISIBLE}"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
+        for user in self.folder.glob("*.run"):
+            # Where the run was before it was interrupted.
+            with suppress(FileNotFoundError):
+                if user.read_text() == str(run.path):
+                    user.unlink()
         for name in self.names:
             file = self.folder / name.replace("/", "_")
             lock = filelock.FileLock(file.with_suffix(".lock"))

@@ -78,7 +78,7 @@ class Engine:
                 self._read_last_words(process)
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        if self.interrupted:
+        if self.interrupted and not self.ledger.is_over():
             self.console.print(
                 f"{show.headline(self.sweep, self.ledger.trials(), self.ledger.wanted)}\n"
                 "stopped; the same command goes on"
@@ -120,8 +120,8 @@ class Engine:
                 last_words = self._read_last_words(process)
                 if code == USER_ERROR:
                     # The others have the same arguments and the same machine.
-                    self.problem = last_words
-                elif code not in (FINISHED, INTERRUPTED) and replaced < MOST_REPLACED:
+                    self.problem = last_words or "a worker could not work on any trial"
+                elif code != FINISHED and replaced < MOST_REPLACED:
                     replaced += 1
                     self._processes.append(self._start())
             time.sleep(LOOK_EVERY)

@@ -29,7 +29,7 @@ from unrolled.sweep.check import check_sweep, compose_trial, corners_of, trial_i
 from unrolled.sweep.ledger import Ledger
 from unrolled.sweep.points import BayesSampler
 from unrolled.sweep.space import Sweep, Values, find_sweep_file, read_sweep
-from unrolled.sweep.storage import has_password
+from unrolled.sweep.storage import has_password, shown_url
 from unrolled.sweep.study import WorkerError
 
 FILE, PLAN = "sweep.yaml", "plan.json"
@@ -169,7 +169,8 @@ def open_sweep(
             known = getattr(there.plan, fixed)
             if options.get(fixed) not in (None, known):
                 raise UserError(
-                    f"--{fixed}: the sweep in {folder} has {known}; name another: --name"
+                    f"--{fixed}: the sweep in {folder} has {shown_url(str(known))}; name another: "
+                    "--name"
                 )
     sweep.extra = extra or before.get("extra", [])
     check_sweep(sweep)

@@ -134,6 +134,10 @@ class Ledger:
             return False
         return len(trials) >= self.wanted or self._is_enough(trials)
 
+    def seconds_before(self, trial: Trial) -> float:
+        """Seconds that were worked on a trial before it was taken up the last time."""
+        return work_of(self._study.now(trial)).before
+
     def num_duplicates(self) -> int:
         """Points that were the same trial as another one, which was run once."""
         return sum("same_as" in note_of(frozen) for frozen in self._study.frozen())

@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from unrolled.errors import UserError
 from unrolled.run.directory import RunDirectory
-from unrolled.run.launch import has_agent, prepare_data, settle, start_in_background
+from unrolled.run.launch import needs_agent, prepare_data, settle, start_in_background
 from unrolled.run.targets import modules_of
 from unrolled.run.warm import Process, Server
 from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED
@@ -36,6 +37,7 @@ TO_SAVE = 30.0
 _OF_DATA = re.compile(r"task|data|experiment|trainer|data\.source(\..*)?|trainer\.devices")
 """The parameters by which the data of one trial can be prepared and those of another can't."""
 
+TOO_LONG = "took longer than the time limit"
 Ended = Literal["by itself", "stopped", "too long", "lost", "pruned"]
 
 
@@ -85,7 +87,7 @@ class TrialProcess:
             WorkerError: When this process could not work on other trials, either.
         """
         try:
-            server = None if has_agent(self.config) else self.server
+            server = None if needs_agent(self.config) else self.server
             if server is not None:
                 # It imports while the data are prepared.
                 server.open(modules_of(self.config))
@@ -143,7 +145,8 @@ class TrialProcess:
         Returns:
             The reason, and the exit code of the run.
         """
-        began = time.monotonic()
+        # The limit is of all who work on the trial, one after the other.
+        began = time.monotonic() - self.ledger.seconds_before(self.trial)
         ended: Ended = "by itself"
         while not _has_ended(process, LOOK_EVERY):
             ended = self._reason(time.monotonic() - began)
@@ -153,10 +156,17 @@ class TrialProcess:
         if code == IN_USE:
             # By a process that has lost its worker; whoever comes later finds what it has done.
             return "stopped", INTERRUPTED
-        asked = ended != "by itself" or code == INTERRUPTED
-        if asked and self.run.status().get("state") == "finished":
-            # It was through before the signal came.
-            return "by itself", FINISHED
+        if ended == "stopped" and code == -signal.SIGKILL:
+            # It did not save in time, and goes on from its last checkpoint.
+            code = INTERRUPTED
+        if ended != "by itself" or code == INTERRUPTED:
+            state = self.run.status().get("state")
+            if state == "finished":
+                # It was through before the signal came.
+                return "by itself", FINISHED
+            if state == "failed" and ended == "by itself":
+                # Its server died before it could tell.
+                return ended, FAILED
         return ended, settle(self.run, code)
 
     def note(self, code: int) -> None:
@@ -196,7 +206,7 @@ class TrialProcess:
             self.ledger.prune(self.trial, history)
         elif ended == "too long":
             limit = self.folder.plan.time_limit
-            self.ledger.fail(self.trial, f"took longer than the time limit of {limit:g} s")
+            self.ledger.fail(self.trial, f"{TOO_LONG} of {limit:g} s")
         elif ended == "lost":
             self.ledger.fail(self.trial, "the training loss is not finite")
         return ended != "by itself"

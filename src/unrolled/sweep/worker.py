@@ -28,7 +28,7 @@ from unrolled.sweep.folder import THREADS, SweepFolder
 from unrolled.sweep.ledger import Claim, Ledger
 from unrolled.sweep.record import Trial
 from unrolled.sweep.study import WorkerError
-from unrolled.sweep.trial import TrialProcess
+from unrolled.sweep.trial import TOO_LONG, TrialProcess
 
 WAIT = 1.0
 """Seconds until a worker without a trial looks again."""
@@ -107,8 +107,7 @@ class Worker:
     def _note_end(self, process: TrialProcess, trial: Trial) -> None:
         if trial.state == "running":
             return
-        limit = self.folder.plan.time_limit
-        in_time = limit is None or trial.seconds < limit
+        in_time = not (trial.error or "").startswith(TOO_LONG)
         self.failures.note(trial, counts=in_time and not process.histories.of(trial.id))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
