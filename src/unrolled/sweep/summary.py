@@ -36,8 +36,13 @@ def importances(sweep: Sweep, trials: list[Trial]) -> dict[str, float]:
     if not scores:
         return {}
     # What was stopped is not among the best; how good it would have become nobody knows.
-    worst = (max if sweep.metric.goal == "minimize" else min)(scores.values())
-    scores |= {trial.number: worst for trial in trials if trial.state == "pruned"}
+    worse = max if sweep.metric.goal == "minimize" else min
+    worst = worse(scores.values())
+    scores |= {
+        trial.number: worst if trial.value is None else worse(worst, trial.value)
+        for trial in trials
+        if trial.state == "pruned"
+    }
     study = study_of_values(sweep, trials, scores)
     if len(study.trials) < LEAST_TRIALS or len(study.trials[0].params) < 2:
         return {}
