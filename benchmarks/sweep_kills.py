@@ -45,7 +45,7 @@ parameters:
   data.train_size: {value: 200}
   data.val_size: {value: 50}
   data.batch_size: {value: 50}
-  trainer.max_steps: {value: 600}
+  trainer.max_steps: {value: 3000}
   test: {value: false}
   model: {values: [lstm, gru]}
   optimizer.lr: {distribution: log_uniform_values, min: 0.001, max: 0.03}
@@ -61,12 +61,13 @@ def main(kills: int, trials: int) -> int:
     sweep = folder / "runs" / "sweeps" / "kills"
     for number in range(kills):
         engine = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-        time.sleep(rng.uniform(4, 40))
+        time.sleep(rng.uniform(4, 16))
         servers = [pid for pid, depth in descendants(engine.pid).items() if depth == 2]
         if number % 3 == 2:
             # New processes do the work then.
             kill(*servers)
-            time.sleep(rng.uniform(1, 20))
+            time.sleep(rng.uniform(1, 10))
+        assert engine.poll() is None, "the sweep was over before it was killed: more trials"
         tree = descendants(engine.pid)
         victims = [pid for pid, depth in tree.items() if depth < 2 or number % 3 == 1]
         kill(engine.pid, *victims)
