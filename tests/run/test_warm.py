@@ -16,6 +16,7 @@ import forked
 import pytest
 from commands import unrolled
 
+from processes import is_running
 from unrolled.run import launch
 from unrolled.run.directory import RunDirectory
 from unrolled.run.warm import ForkedProcess, Server
@@ -53,14 +54,6 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 @pytest.mark.parametrize(

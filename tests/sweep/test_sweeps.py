@@ -15,6 +15,7 @@ import forked
 import pytest
 import yaml
 
+from processes import is_running
 from unrolled.run.directory import RunDirectory
 from unrolled.sweep.devices import Lease
 from unrolled.sweep.engine import make_console, show_status, sum_up
@@ -66,14 +67,6 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from small import write_sweep
 
 from unrolled.run.directory import RunDirectory
 from unrolled.run.warm import Process, Server
@@ -19,7 +19,7 @@ from unrolled.sweep import trial as trial_module
 from unrolled.sweep.devices import Lease
 from unrolled.sweep.folder import SweepFolder, open_sweep
 from unrolled.sweep.ledger import Claim, Ledger
-from unrolled.sweep.record import Trial
+from unrolled.sweep.record import Trial, Work
 from unrolled.sweep.show import ordered
 from unrolled.sweep.trial import TrialProcess, command, typed_command
 
@@ -41,17 +41,7 @@ def log(*rows):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SweepFolder]:
     def make(trials: int = 1, time_limit: float | None = None, **changes: Any) -> SweepFolder:
         monkeypatch.chdir(tmp_path)
-        content = {
-            "program": "train.py",
-            "method": "random",
-            "metric": {"name": "val/loss"},
-            "parameters": {
-                "task": {"value": "bitcount"},
-                "optimizer.lr": {"min": 0.01, "max": 0.1},
-            },
-            **changes,
-        }
-        (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
+        write_sweep(tmp_path, **changes)
         return open_sweep(Path("x.yaml"), None, trials, [], time_limit=time_limit)
 
     return make
@@ -216,6 +206,18 @@ def test_what_is_interrupted_stays_in_the_ledger_and_goes_on_in_its_run_director
     (run.path / "kept").write_text("")
     done = "log('1,1,0.5'); assert os.path.exists('kept'); status(state='finished')"
     assert work(sweep, ledger, done, monkeypatch).state == "finished"
+
+
+def test_the_time_limit_is_of_all_who_work_on_a_trial(
+    folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = folder(time_limit=100.0)
+    ledger = sweep.ledger()
+    claim = claimed(ledger)
+    ledger._study.note_work(claim.trial, Work(None, before=1000.0))
+    claim.release()
+    noted = work(sweep, ledger, "time.sleep(30)", monkeypatch)
+    assert noted.error == "took longer than the time limit of 100 s"
 
 
 def test_a_trial_that_does_not_save_in_time_is_not_lost(
