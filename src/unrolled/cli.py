@@ -12,6 +12,7 @@ import typer
 
 from unrolled import __version__
 from unrolled.errors import UserError
+from unrolled.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,7 @@ def check_command(context: typer.Context) -> None:
     if any(a.endswith((".yaml", ".yml")) and "=" not in a for a in context.args):
         from unrolled.sweep.command import check_file
 
-        typer.echo(check_file(list(context.args)))
+        say(check_file(list(context.args)))
         return
     import yaml
 
@@ -74,7 +75,7 @@ def check_command(context: typer.Context) -> None:
     line = read_command_line(list(context.args))
     allow(line.allowed)
     composed = compose(line)
-    typer.echo(yaml.safe_dump(composed.config, sort_keys=False), nl=False)
+    say(yaml.safe_dump(composed.config, sort_keys=False).rstrip("\n"))
 
 
 @app.command("prepare", context_settings=_OVERRIDES)
@@ -148,9 +149,9 @@ def predict_command(
     allow_packages(allow or [])
     if sequence is not None and input is None and output is None:
         for name, value in predict_one(run_dir, sequence).items():
-            typer.echo(f"{name}: {value}")
+            say(f"{name}: {value}")
     elif sequence is None and input is not None and output is not None:
-        typer.echo(f"{predict(run_dir, input, output):,} predictions in {output}")
+        say(f"{predict(run_dir, input, output):,} predictions in {output}")
     else:
         raise UserError("give --input FILE and --output FILE, or --sequence TEXT")
 
@@ -200,7 +201,7 @@ def sweep_command(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(__version__)
+        say(__version__)
         raise typer.Exit
 
 
@@ -226,7 +227,7 @@ def guarded(work: Callable[[], int | None]) -> int:
         return work() or 0
     except UserError as error:
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            say(f"error: {problem}", stderr=True)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from unrolled.sweep.history import Histories
 from unrolled.sweep.points import random_raw, values_of
 from unrolled.sweep.record import Trial
@@ -27,6 +25,7 @@ from unrolled.sweep.show import (
 )
 from unrolled.sweep.space import Sweep
 from unrolled.sweep.summary import importances, write_plots, write_table
+from unrolled.terminal import Terminal
 
 
 def sweep(goal: str = "minimize", metric: str = "val/loss") -> Sweep:
@@ -63,7 +62,7 @@ TRIALS = [
 
 
 def printed(what: Any) -> str:
-    console = Console(width=120, record=True, file=io.StringIO())
+    console = Terminal(width=120, record=True, file=io.StringIO())
     console.print(what)
     return console.export_text()
 

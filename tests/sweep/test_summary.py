@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from unrolled.sweep import summary
 from unrolled.sweep.engine import sum_up
@@ -18,6 +17,7 @@ from unrolled.sweep.folder import SweepFolder
 from unrolled.sweep.ledger import Ledger
 from unrolled.sweep.points import text_of
 from unrolled.sweep.space import Values
+from unrolled.terminal import Terminal
 
 PARAMETERS: dict[str, Any] = {
     "task": {"value": "bitcount"},
@@ -54,7 +54,7 @@ def over(
 
 
 def told(folder: SweepFolder, ledger: Ledger) -> str:
-    console = Console(file=io.StringIO(), width=160, soft_wrap=True, record=True)
+    console = Terminal(file=io.StringIO(), width=160, soft_wrap=True, record=True)
     assert sum_up(folder, ledger, console) == 0
     return console.export_text()
 

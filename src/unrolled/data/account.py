@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Any
 
 import rich.progress
-from rich.console import Console
 
 from unrolled.data.log import LogColumns
+from unrolled.terminal import Terminal, say
 
 
 class Progress:
@@ -23,11 +23,11 @@ class Progress:
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
             self._bar = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description:9}"),
+                rich.progress.TextColumn("{task.description:9}", markup=False),
                 rich.progress.BarColumn(),
                 rich.progress.TaskProgressColumn(),
                 rich.progress.TimeElapsedColumn(),
-                console=Console(stderr=True),
+                console=Terminal(stderr=True),
                 transient=True,
             )
             self._bar.start()
@@ -89,7 +89,7 @@ def report(path: Path, meta: dict[str, Any], seconds: float | None = None) -> No
         if meta["schema"]["num_classes"] is not None:
             line += f", {count['positive'] / max(count['sequences'], 1):.2%} positive"
         lines.append(line)
-    print("\n".join(lines), file=sys.stderr)
+    say("\n".join(lines), stderr=True)
 
 
 def tell_left_out(where: str, columns: LogColumns, read: int, kept: int) -> None:
@@ -104,8 +104,8 @@ def tell_left_out(where: str, columns: LogColumns, read: int, kept: int) -> None
     if kept == read:
         return
     before = f" before the first '{columns.target_event}'" if columns.target_event else ""
-    print(
+    say(
         f"{where}: {read - kept:,} of {read:,} sequences are left out: they have fewer than "
         f"{columns.min_length} events{before}",
-        file=sys.stderr,
+        stderr=True,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from unrolled.run.directory import RunDirectory, config_hash
 from unrolled.run.launch import launch, prepare_data
 from unrolled.run.machines import SECONDS_TO_MEET
 from unrolled.run.resume import same_limits
+from unrolled.terminal import say
 
 
 def join(config: dict[str, Any], path: Path, *, goes_on: bool = False) -> int:
@@ -29,7 +29,7 @@ def join(config: dict[str, Any], path: Path, *, goes_on: bool = False) -> int:
     Raises:
         UserError: When the run does not come, is an old one, or has another config.
     """
-    print(f"waiting for the first machine to make {path}", flush=True)
+    say(f"waiting for the first machine to make {path}")
     run = RunDirectory(path)
     deadline = time.monotonic() + SECONDS_TO_MEET
     while not run.status().get("state"):
@@ -50,7 +50,7 @@ def join(config: dict[str, Any], path: Path, *, goes_on: bool = False) -> int:
     prepare_data(config)
     code = launch(run)
     if code:
-        print(f"{path}: the first machine tells why the run ended", file=sys.stderr)
+        say(f"{path}: the first machine tells why the run ended", stderr=True)
     return code
 
 

@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from lightning.pytorch.utilities import rank_zero_only
 from pydantic import PositiveInt
 
+from unrolled.terminal import say
+
 
 class PlainProgress(Callback):
     """A line now and then, where the output is no terminal.
@@ -48,7 +50,7 @@ class PlainProgress(Callback):
         of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
         # Not `current_epoch`, which at the end of training is one further than before it.
         epoch = trainer.fit_loop.epoch_progress.current.ready
-        print(f"step {steps}{of}  epoch {epoch}  {'  '.join(shown)}", flush=True)
+        say(f"step {steps}{of}  epoch {epoch}  {'  '.join(shown)}")
 
 
 class Bar(RichProgressBar):

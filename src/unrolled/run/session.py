@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from unrolled.run.show import short, show_result, show_runs
 from unrolled.run.targets import allow
 from unrolled.run.wandb_run import in_sweep
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
+from unrolled.terminal import say, say_error
 
 AUTO = "auto"
 """The value of `resume` that goes on with the latest run of the same experiment, or starts one."""
@@ -81,7 +81,7 @@ def train(arguments: list[str], command: str) -> int:
         typed = [o.removeprefix("++") for o in hydra.overrides.task]
         job = Job(hydra.job.num, typed, str(run.path), None)
         jobs.add(job)
-        print(f"\n[{job.number + 1}] {' '.join(typed)}", flush=True)
+        say(f"\n[{job.number + 1}] {' '.join(typed)}")
         try:
             composed = in_job(cfg, line)
             composed.config["run_dir"] = str(run.path)
@@ -91,7 +91,7 @@ def train(arguments: list[str], command: str) -> int:
                 raise UserError("trainer.num_nodes: a multirun is for one machine")
             code = _start(composed, command, line, keep=True)
         except Exception as error:
-            _print_error(str(error) or type(error).__name__)
+            say_error(str(error) or type(error).__name__)
             code = USER_ERROR if isinstance(error, UserError) else FAILED
             if not (run.path / "config.yaml").exists():
                 # Never into a run that was there before.
@@ -100,7 +100,7 @@ def train(arguments: list[str], command: str) -> int:
         if code == INTERRUPTED and not in_submitit():
             raise KeyboardInterrupt
         if code == INTERRUPTED:
-            print(f"not started again: {requeue()}", flush=True)
+            say(f"not started again: {requeue()}")
 
     if not line.multirun:
         run_hydra(line, single)
@@ -127,11 +127,11 @@ def _summary(line: CommandLine, job: Callable[[DictConfig], None], jobs: JobTabl
         except Exception as error:
             # A launcher's: its process was killed, its cluster refused the job.
             stopped = FAILED
-            _print_error(f"the launcher stopped: {str(error).strip() or type(error).__name__}")
+            say_error(f"the launcher stopped: {str(error).strip() or type(error).__name__}")
         ended = jobs.jobs()
     codes = [job.code for job in ended]
     failed = sum(code != FINISHED for code in codes)
-    print(f"\n{len(codes) - failed} of {len(codes)} runs finished", flush=True)
+    say(f"\n{len(codes) - failed} of {len(codes)} runs finished")
     show_runs([(job.typed, RunDirectory(Path(job.run))) for job in ended])
     if INTERRUPTED in codes:
         return INTERRUPTED
@@ -172,7 +172,7 @@ def _resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> int
         return FINISHED if finished and not longer else launch(run)
     run = resume(path, config, line)
     if run.status().get("state") == "finished":
-        print(f"{short(run)} is finished; its result:", flush=True)
+        say(f"{short(run)} is finished; its result:")
         show_result(run)
         return FINISHED
     return _finish(run, launch(run))
@@ -184,13 +184,12 @@ def _finish(run: RunDirectory, code: int) -> int:
         return code
     status = run.status()
     if status.get("error"):
-        _print_error(str(status["error"]))
+        say_error(str(status["error"]))
     if code != USER_ERROR:
-        print(
+        say(
             f"{short(run)}: {status['state']}; see {short(run)}/train.log"
             f" - go on with resume={short(run)}",
-            file=sys.stderr,
-            flush=True,
+            stderr=True,
         )
     if code == INTERRUPTED and in_sweep():
         # To an agent an exit code is a failure, and after a few of them it gives up; it takes a
@@ -198,8 +197,3 @@ def _finish(run: RunDirectory, code: int) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
     return code
-
-
-def _print_error(message: str) -> None:
-    for problem in message.splitlines():
-        print(f"error: {problem}", file=sys.stderr, flush=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from unrolled.run.directory import RunDirectory
+from unrolled.terminal import Terminal
 
 
 def show_result(run: RunDirectory) -> None:
@@ -19,9 +19,9 @@ def show_result(run: RunDirectory) -> None:
     if result.get("metrics"):
         show_scores(result["metrics"], result.get("references"))
     for what, words in result.get("protocol", {}).items():
-        Console(highlight=False).print(f"{what}: {words}", style="dim")
+        Terminal().print(f"{what}: {words}", style="dim")
     times = [f"{what} {s:.1f} s" for what, s in seconds.items() if s is not None]
-    Console(highlight=False, soft_wrap=True).print(
+    Terminal(soft_wrap=True).print(
         f"{result.get('steps', 0):,} steps, {result.get('parameters', 0):,} parameters, "
         f"{', '.join(times)}\n{short(run)}"
     )
@@ -52,7 +52,7 @@ def show_scores(
                 )
             ),
         )
-    Console(highlight=False).print(table)
+    Terminal().print(table)
 
 
 def show_runs(rows: list[tuple[list[str], RunDirectory]]) -> None:
@@ -71,7 +71,7 @@ def show_runs(rows: list[tuple[list[str], RunDirectory]]) -> None:
         text = f"{main} {_number(score['value'])}" if score else str(status.get("error") or "")
         own = " ".join(part for part in typed if part not in common)
         table.add_row(run.path.name, own, str(status.get("state", "failed")), text)
-    Console(highlight=False).print(table)
+    Terminal().print(table)
 
 
 def short(run: RunDirectory) -> str:

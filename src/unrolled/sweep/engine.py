@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import IO
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 
 from unrolled.run import interruption
@@ -24,6 +24,7 @@ from unrolled.sweep.history import Histories
 from unrolled.sweep.ledger import Ledger
 from unrolled.sweep.record import Trial
 from unrolled.sweep.trial import typed_command
+from unrolled.terminal import Terminal
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the ledger."""
@@ -61,7 +62,7 @@ class Engine:
             here, 130 when it was interrupted.
         """
         for note in self.folder.notes:
-            self.console.print(note, markup=False)
+            self.console.print(note)
         previous = {s: signal.signal(s, self._handle) for s in interruption.SIGNALS}
         try:
             self._processes = [self._start() for _ in range(self.workers)]
@@ -87,12 +88,12 @@ class Engine:
         if self.ledger.is_over():
             return sum_up(self.folder, self.ledger, self.console)
         if self.problem is not None:
-            self.console.print(self.problem, markup=False)
+            self.console.print(self.problem)
             self.console.print("stopped; when that is mended, the same command goes on")
             _tell_of_retries(self.console, self.ledger.trials())
             return USER_ERROR
         log = f"{show_path(self.folder)}/workers.log"
-        self.console.print(f"the workers have died; {log} says why", markup=False)
+        self.console.print(f"the workers have died; {log} says why")
         return FAILED
 
     def retry_failed(self) -> None:
@@ -159,8 +160,7 @@ class Engine:
                 continue
             self._told[trial.id] = trial.state
             over = sum(t.state != "running" for t in trials)
-            self.console.print(f"[{over}/{self.ledger.wanted}] {show.line(self.sweep, trial)}",
-                               markup=False)  # fmt: skip
+            self.console.print(f"[{over}/{self.ledger.wanted}] {show.line(self.sweep, trial)}")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
@@ -184,13 +184,13 @@ def show_status(folder: SweepFolder) -> None:
     _print_errors(console, trials)
 
 
-def make_console() -> Console:
+def make_console() -> Terminal:
     """The terminal, or wide lines for a file."""
-    console = Console(highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
+    console = Terminal(soft_wrap=True)
+    return console if console.is_terminal else Terminal(soft_wrap=True, width=160)
 
 
-def sum_up(folder: SweepFolder, ledger: Ledger, console: Console) -> int:
+def sum_up(folder: SweepFolder, ledger: Ledger, console: Terminal) -> int:
     """Show what was found, and write it into the sweep's folder; the exit code."""
     sweep, trials = folder.sweep, ledger.trials()
     best_first = show.ordered(sweep, trials)
@@ -212,37 +212,37 @@ def sum_up(folder: SweepFolder, ledger: Ledger, console: Console) -> int:
         repeats.write_configurations(sweep, found, place / "configurations.csv")
         best = found[0].trials[0]
     # What is wanted most, before what may fail.
-    console.print(f"best: {typed_command(folder, best)}", markup=False)
+    console.print(f"best: {typed_command(folder, best)}")
     shown = show_path(folder)
-    console.print(f"{shown}/{best.id}, tables in {shown}/{summary.FOLDER}", markup=False)
+    console.print(f"{shown}/{best.id}, tables in {shown}/{summary.FOLDER}")
     try:
         shares = summary.importances(sweep, trials)
         if shares:
             told = ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
-            console.print(f"what made the difference: {told}", markup=False)
+            console.print(f"what made the difference: {told}")
         if summary.write_plots(sweep, trials, place):
-            console.print(f"plots in {shown}/{summary.FOLDER}", markup=False)
+            console.print(f"plots in {shown}/{summary.FOLDER}")
     except Exception as error:
         # The result is there; a plotting library that can't draw it takes nothing from it.
-        console.print(f"no plots: {type(error).__name__}: {error}", markup=False)
+        console.print(f"no plots: {type(error).__name__}: {error}")
     return FINISHED
 
 
 def _print_trials(
-    console: Console, folder: SweepFolder, trials: list[Trial], histories: Histories | None = None
+    console: Terminal, folder: SweepFolder, trials: list[Trial], histories: Histories | None = None
 ) -> None:
     console.print(show.trials_table(folder.sweep, trials[: show.MOST_ROWS], histories))
     if (more := len(trials) - show.MOST_ROWS) > 0:
         console.print(f"... and {more} more")
 
 
-def _print_errors(console: Console, trials: list[Trial]) -> None:
+def _print_errors(console: Terminal, trials: list[Trial]) -> None:
     for told in show.errors(trials):
-        console.print(told, markup=False)
+        console.print(told)
     _tell_of_retries(console, trials)
 
 
-def _tell_of_retries(console: Console, trials: list[Trial]) -> None:
+def _tell_of_retries(console: Terminal, trials: list[Trial]) -> None:
     failed = sum(trial.state == "failed" for trial in trials)
     if failed:
         console.print(f"--retry-failed runs {_count(failed)} again")

@@ -9,7 +9,6 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Group as Stacked
 from rich.table import Table
-from rich.text import Text
 
 from unrolled.sweep.history import Histories
 from unrolled.sweep.record import State, Trial
@@ -133,7 +132,7 @@ def live(sweep: Sweep, trials: list[Trial], wanted: int, histories: Histories) -
     running = [trial for trial in trials if trial.state == "running"]
     best = [t for t in ordered(sweep, trials) if t.state == "finished"][:MOST_LIVE]
     return Stacked(
-        Text(headline(sweep, trials, wanted)), trials_table(sweep, [*running, *best], histories)
+        headline(sweep, trials, wanted), trials_table(sweep, [*running, *best], histories)
     )
 
 

@@ -29,6 +29,7 @@ from unrolled.sweep.ledger import Claim, Ledger
 from unrolled.sweep.record import Trial
 from unrolled.sweep.study import WorkerError
 from unrolled.sweep.trial import TOO_LONG, TrialProcess
+from unrolled.terminal import say
 
 WAIT = 1.0
 """Seconds until a worker without a trial looks again."""
@@ -135,7 +136,7 @@ def main(folder: str, extra: list[str]) -> int:
             server.close()
     except UserError as error:
         # For the engine to tell.
-        print(error, flush=True)
+        say(error)
         return USER_ERROR
 
 
