@@ -32,7 +32,7 @@ from unrolled.run.evaluate import evaluate
 from unrolled.run.experiment import build, signature_of
 from unrolled.run.overrides import read_command_line
 from unrolled.run.predict import predict_one
-from unrolled.run.targets import VARIABLE, allow, find_target, own_targets
+from unrolled.run.targets import VARIABLE, allow, allowed_signature, find_target, own_targets
 from unrolled.run.training import train
 
 
@@ -162,6 +162,25 @@ def test_a_package_is_not_even_imported_before_it_is_allowed(
     for inside in ("os.system", "pathlib.Path", "os", "Mine.forward.__globals__"):
         with pytest.raises(UserError, match=r"a config may name classes|can't be imported"):
             build({"_target_": f"{own_package}.{inside}"}, "model")
+
+
+def test_of_a_package_that_is_not_allowed_not_even_the_annotations_are_looked_at(
+    tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = f"().__class__.__base__.__subclasses__()[0] or open({str(marker)!r}, 'w')"
+    (tmp_path / "evil.py").write_text(f"class Mine:\n    def __init__(self, x: {bomb} = 1): ...\n")
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").write_text("_target_: evil.Mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    read = []
+    monkeypatch.setattr("unrolled.run.targets.read_signature", lambda t: read.append(t))
+    with pytest.raises(UserError, match=r"'evil.Mine' is not of a package that may be run"):
+        allowed_signature("evil.Mine")
+    assert not read
+    monkeypatch.undo()
+    line = read_command_line([f"--config-dir={tmp_path / 'conf'}", "task=bitcount", "model=mine"])
+    with pytest.raises(UserError, match="--allow evil"):
+        compose(line)
 
 
 def test_a_config_can_not_allow_itself_anything(tmp_path: Path, own_package: str) -> None:

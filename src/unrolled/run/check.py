@@ -17,11 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from unrolled.errors import UserError, did_you_mean
 from unrolled.run.experiment import HYDRA_KEYS
 from unrolled.run.signatures import REQUIRED, Parameter, Signature, read_signature
-from unrolled.run.targets import (
-    allowed_packages,
-    require_allowed_name,
-    require_allowed_object,
-)
+from unrolled.run.targets import allowed_signature
 
 EXPERIMENT = "unrolled.run.experiment.Experiment"
 """The signature of the whole config."""
@@ -74,7 +70,7 @@ def check(
     Raises:
         UserError: With every problem that was found.
     """
-    checker = _Checker(origin, allowed | allowed_packages())
+    checker = _Checker(origin, allowed)
     complete = checker.node(config, read_signature(EXPERIMENT), ())
     for part in PARTS:
         if part in config and not (isinstance(config[part], dict) and "_target_" in config[part]):
@@ -89,20 +85,27 @@ def _supplied(key: tuple[str, ...]) -> set[str]:
     return SUPPLIED.get(key if len(key) < 2 else (key[0], *"*" * (len(key) - 1)), set())
 
 
-def with_defaults(node: Any, key: tuple[str, ...] = ()) -> Any:
+def with_defaults(
+    node: Any, allowed: frozenset[str] = frozenset(), key: tuple[str, ...] = ()
+) -> Any:
     """A config with the classes' defaults written out, so that `${optimizer.lr}` finds them.
 
     What is wrong with the config stays in it, for `check` to tell.
+
+    Args:
+        node: The config, or a part of it.
+        allowed: Packages that a `_target_` may name beside those of `targets.allowed_packages`.
+        key: The part's place in the config.
     """
     if isinstance(node, list):
-        return [with_defaults(v, (*key, str(i))) for i, v in enumerate(node)]
+        return [with_defaults(v, allowed, (*key, str(i))) for i, v in enumerate(node)]
     if not isinstance(node, dict):
         return node
-    complete = {k: with_defaults(v, (*key, k)) for k, v in node.items()}
+    complete = {k: with_defaults(v, allowed, (*key, k)) for k, v in node.items()}
     target = node.get("_target_")
     if isinstance(target, str) and "${" not in target:
         try:
-            parameters = read_signature(target).parameters
+            parameters = allowed_signature(target, allowed).parameters
         except UserError:
             return complete
         for name, parameter in parameters.items():
@@ -178,9 +181,7 @@ class _Checker:
             return {k: self.nested(v, (*key, k)) for k, v in value.items()}
         target = value["_target_"]
         try:
-            require_allowed_name(target, self.allowed)
-            signature = read_signature(target)
-            require_allowed_object(target, signature.name, signature.kind, self.allowed)
+            signature = allowed_signature(target, self.allowed)
         except UserError as error:
             self.problem((*key, "_target_"), str(error).removeprefix("_target_: "))
             return value

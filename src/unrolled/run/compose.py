@@ -90,14 +90,15 @@ def finish(
     choices = {g: c for g, c in choices.items() if not g.startswith("hydra/")}
     origin = Origins(line, choices, search_path(line.config_dir))
     try:
-        filled = with_defaults(OmegaConf.to_container(cfg, resolve=False))
+        allowed = frozenset(line.allowed)
+        filled = with_defaults(OmegaConf.to_container(cfg, resolve=False), allowed)
         plain = OmegaConf.to_container(OmegaConf.create(filled), resolve=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
     plain["name"] = plain.get("name") or choices.get("task")
-    config = check({str(k): v for k, v in plain.items()}, origin, frozenset(line.allowed))
+    config = check({str(k): v for k, v in plain.items()}, origin, allowed)
     typed = [o.removeprefix("++") for o in overrides]
     return Composed(config, typed)
 

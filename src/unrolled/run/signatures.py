@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import griffe
-import pydantic
 
 from unrolled.errors import UserError, did_you_mean
+from unrolled.run.annotations import read_annotation
+
+NOT_FOLLOWED = ("torch", "lightning", "lightning_utilities", "torchmetrics", "typing")
+"""Packages whose classes' further keywords are not those of their bases."""
 
 REQUIRED = object()
 """The default of a parameter that has none."""
@@ -78,7 +81,8 @@ def _signature_of(found: griffe.Object, target: str) -> Signature:
     if not isinstance(found, griffe.Class):
         raise UserError(f"_target_: {target} is neither a class nor a function")
     if isinstance(init := found.members.get("__init__"), griffe.Function):
-        return _from_function(init, target, skip_self=True)
+        own = _from_function(init, target, skip_self=True)
+        return _with_options_of_base(found, own) if own.accepts_any else own
     if any("dataclass" in str(d.value) for d in found.decorators):
         return Signature(target, _dataclass_fields(found), accepts_any=False)
     for base in found.bases:
@@ -88,6 +92,31 @@ def _signature_of(found: griffe.Object, target: str) -> Signature:
         except UserError:
             continue
     return Signature(target, {}, accepts_any=not found.bases)
+
+
+def _with_options_of_base(cls: griffe.Class, own: Signature) -> Signature:
+    """The signature of a class whose `**options` go to its base.
+
+    The class may give some of the base's arguments itself, so none of them is required, and their
+    defaults are left to the base.
+    """
+    for base in cls.bases:
+        name = base if isinstance(base, str) else base.canonical_path
+        if name.partition(".")[0] in NOT_FOLLOWED:
+            continue
+        try:
+            inherited = _signature_of(find_object(name), own.target)
+        except UserError:
+            continue
+        further = {
+            name: replace(parameter, default=...)
+            for name, parameter in inherited.parameters.items()
+            if name not in own.parameters
+        }
+        return replace(
+            own, parameters={**own.parameters, **further}, accepts_any=inherited.accepts_any
+        )
+    return own
 
 
 def _from_function(function: griffe.Function, target: str, *, skip_self: bool) -> Signature:
@@ -121,10 +150,17 @@ def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
     return Parameter(
         name,
         text,
-        _evaluate(annotation),
+        read_annotation(annotation, _definition),
         _literal(default),
         is_path=text in ("Path", "Path | None"),
     )
+
+
+def _definition(name: str) -> griffe.Object | None:
+    try:
+        return find_object(name)
+    except UserError:
+        return None
 
 
 def _literal(default: Any) -> Any:
@@ -132,59 +168,17 @@ def _literal(default: Any) -> Any:
         return REQUIRED
     try:
         return ast.literal_eval(str(default))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return ...
-
-
-class _AnObject:
-    """A class's instance: no plain value of a config file is one."""
-
-
-class _Names(dict[str, Any]):
-    """The names that an annotation may use."""
-
-    def __init__(self, annotation: Any) -> None:
-        super().__init__({n: getattr(typing, n) for n in typing.__all__})
-        super().update({n: getattr(pydantic, n) for n in pydantic.__all__ if n[0].isupper()})
-        super().update(
-            bool=bool, int=int, float=float, str=str, list=list, dict=dict, tuple=tuple, Path=Path
-        )
-        # `Probability`, a type that a module of ours defines: read its definition too.
-        self.paths = {}
-        if annotation is not None and not isinstance(annotation, str):
-            for part in annotation.iterate(flat=True):
-                if isinstance(part, griffe.ExprName):
-                    self.paths[part.name] = part.canonical_path
-
-    def __missing__(self, name: str) -> Any:
-        path = self.paths.get(name, "")
-        if path.partition(".")[0] in ("torch", "lightning", "lightning_utilities", "typing"):
-            # Their aliases of plain types begin with an underscore, their classes do not; to
-            # parse these packages for certainty would take longer than all the rest.
-            return typing.Any if name.startswith("_") or name.isupper() else _AnObject
-        try:
-            definition = find_object(path)
-        except UserError:
-            return typing.Any
-        if isinstance(definition, griffe.Class):
-            return _AnObject
-        value = getattr(definition, "value", None)
-        return typing.Any if value is None else _evaluate(value)
-
-
-def _evaluate(annotation: Any) -> Any:
-    if annotation is None:
-        return typing.Any
-    try:
-        # Only names of types are in reach; the class itself is imported by the run anyway.
-        return eval(str(annotation), {"__builtins__": {}}, _Names(annotation))
-    except Exception:
-        return typing.Any
 
 
 @cache
 def _visit(name: str) -> griffe.Module | None:
-    """The module `name`, parsed; None when there is no such file."""
+    """The module `name`, parsed; None when there is no such file.
+
+    Raises:
+        UserError: When the file is no Python.
+    """
     top, *rest = name.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -202,7 +196,10 @@ def _visit(name: str) -> griffe.Module | None:
             path = folder / f"{part}.py"
     if not path.is_file():
         return None
-    return griffe.visit(name, path, path.read_text())
+    try:
+        return griffe.visit(name, path, path.read_text())
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: can't be read as Python: {error}") from error
 
 
 def find_object(target: str, depth: int = 0) -> griffe.Object:

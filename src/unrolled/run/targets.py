@@ -15,6 +15,7 @@ from typing import Any
 
 from unrolled.errors import UserError
 from unrolled.run.conf import conf_dir
+from unrolled.run.signatures import Signature, read_signature
 
 VARIABLE = "UNROLLED_ALLOW"
 """The packages of the user that may be named, separated by commas, for this process and those that
@@ -127,6 +128,25 @@ def modules_of(config: Any) -> set[str]:
             require_allowed_name(target, frozenset())
             found.add(target.rpartition(".")[0])
     return found
+
+
+def allowed_signature(target: Any, allowed: frozenset[str] = frozenset()) -> Signature:
+    """The signature of what `_target_` names, read from the source: nothing is imported.
+
+    The name is looked at first: of a package that may not be named not even the source is read.
+
+    Args:
+        target: What `_target_` says.
+        allowed: Packages that may be named beside those of `allowed_packages`.
+
+    Raises:
+        UserError: When it may not be named, or there is no such thing.
+    """
+    allowed = allowed | allowed_packages()
+    require_allowed_name(target, allowed)
+    signature = read_signature(target)
+    require_allowed_object(target, signature.name, signature.kind, allowed)
+    return signature
 
 
 def find_target(target: Any) -> Any:
