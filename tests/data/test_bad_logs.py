@@ -125,7 +125,10 @@ BAD: dict[str, tuple[Callable[[list[list[str]]], None], dict[str, Any], str]] = 
     "an empty split of a log without labels": (
         lambda rows: None,
         {"label": None, "split": None, "val_days": 1e-5, "test_days": 1e-5},
-        "{path}: the split 'val' has no sequence",
+        "{path}: the split 'val' has no sequence: data.source.val_days=1e-05 gives 'val' those "
+        "that end from 1970-01-01 00:00:49 to before 1970-01-01 00:00:50. The last sequences to "
+        "end are 's5' at 1970-01-01 00:00:51 and 's4' at 1970-01-01 00:00:41. If a time is wrong "
+        "leave that sequence out of the log, else take other days",
     ),
     "no time at all": (_column(1, ""), {}, "{path}: column 'second' has no value in any row"),
     "a price that is no number": (
@@ -213,15 +216,18 @@ BAD: dict[str, tuple[Callable[[list[list[str]]], None], dict[str, Any], str]] = 
     "an empty split": (
         _set(*((row, 5, "train") for row in range(4, 8))),
         {},
-        "{path}: the split 'val' has no sequence",
+        "{path}: the split 'val' has no sequence: column 'part' gives train 4, val 0, test 2, and "
+        "data.source.val_fraction=0.1 is a share of the training sequences",
     ),
     "too few sequences to split by time": (
         lambda rows: [row.__setitem__(slice(0, 6, 4), ["s0", "0"]) for row in rows],
         {"split": None},
         "{path}: the split 'train' has one class only: all of its 1 sequences have label 0 "
         "(column 'buys'); there is nothing to learn or to judge\n"
-        "{path}: the split 'val' has no sequence\n"
-        "{path}: the split 'test' has no sequence",
+        "{path}: the split 'val' has no sequence: data.source.val_fraction=0.1 gives train 1, val "
+        "0, test 0\n"
+        "{path}: the split 'test' has no sequence: data.source.test_fraction=0.1 gives train 1, "
+        "val 0, test 0",
     ),
     "no sequence that is long enough": (
         lambda rows: None,

@@ -191,11 +191,14 @@ def test_a_store_is_found_again_and_not_made_anew(
     first, _, rest = capfd.readouterr().err.partition("\n")
     assert re.fullmatch(rf"Prepared {store} in \d+\.\d s: 10 events in 6 sequences read", first)
     assert rest == (
+        "  times: 1970-01-01 00:00:00 to 1970-01-01 00:05:10 UTC\n"
+        "  longest: visit 'a', 3 events, 30.00% of all\n"
         "  unknown: 1 values of page that training has not, in 2 events of val and test\n"
         "  empty: 1 events without a value of page\n"
         "  train         2 sequences           5 events, 50.00% positive\n"
         "  val           2 sequences           2 events, 50.00% positive\n"
         "  test          2 sequences           3 events, 50.00% positive\n"
+        "  warning: few sequences: train 2, val 2, test 2; a metric over so few is luck\n"
     )
     before = {f: f.stat().st_mtime_ns for f in store.rglob("*")}
     assert prepare(_log(path), tmp_path / "stores") == store
@@ -328,6 +331,10 @@ def test_sequences_that_are_too_short_are_dropped_and_accounted(
     assert read_meta(store)["read"] == {
         "events": 15,
         "sequences": 7,
+        "times": [0.0, 333.0],
+        "longest": {"id": "a", "events": 3},
+        "largest": {"id": "a", "events": 3},
+        "with_id": 14,
         "copies": 0,
         "backward": 0,
         "dropped": {

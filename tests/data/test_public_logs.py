@@ -104,10 +104,11 @@ def test_the_views_of_retailrocket(folder: Path) -> None:
             lines.append(f"{at + 200_000},9,addtocart,8,")
     _write(folder / "retailrocket" / "events.csv", lines)
     store = _store("retailrocket", folder / "stores")
-    # Two sessions a day: eight in training, four validate, four test.
-    assert _items(store, "train", "itemid") == {f"9/{k}": ["7", "8", "7"] for k in range(1, 9)}
-    assert [r["id"] for r in _rows(store, "val")] == [f"9/{k}" for k in range(9, 13)]
-    assert [r["id"] for r in _rows(store, "test")] == [f"9/{k}" for k in range(13, 17)]
+    # Two sessions a day; those that end to the second two and four days before the last one belong
+    # to the later part.
+    assert _items(store, "train", "itemid") == {f"9/{k}": ["7", "8", "7"] for k in range(1, 8)}
+    assert [r["id"] for r in _rows(store, "val")] == [f"9/{k}" for k in range(8, 12)]
+    assert [r["id"] for r in _rows(store, "test")] == [f"9/{k}" for k in range(12, 17)]
     dropped = read_meta(store)["read"]["dropped"]
     assert dropped["events of other types than keep_types"] == 16
 
@@ -118,7 +119,7 @@ def test_the_views_of_diginetica(folder: Path) -> None:
         lines += [f"{day};NA;1{i};{frame};2016-05-{day:02}" for i, frame in ((5, 900), (4, 1000))]
     _write(folder / "diginetica" / "train-item-views.csv", lines)
     store = _store("diginetica", folder / "stores")
-    # 900 comes before 1000, which as text it would not.
+    # Days are dates: seven of them test, as in SR-GNN. 900 comes before 1000, not so as text.
     assert _items(store, "train", "itemId") == {str(d): ["15", "14"] for d in range(1, 8)}
     assert [r["id"] for r in _rows(store, "val")] == [str(d) for d in range(8, 15)]
     assert [r["id"] for r in _rows(store, "test")] == [str(d) for d in range(15, 22)]

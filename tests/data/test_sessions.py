@@ -294,10 +294,110 @@ def test_the_last_days_are_counted_back_from_the_last_event(tmp_path: Path) -> N
     rows += [("long", START, "a"), ("long", START + 4 * day, "a")]
     log = _log(tmp_path, rows, "visit at item", sequence="visit", test_days=1, val_days=1.5)
     store = prepare(log, tmp_path / "stores")
-    # The log ends at day 4.5: the test from 3.5 on, validation from 2.0 on, both exclusive.
-    assert list(_items(store, "test")) == ["long", "s8", "s9"]
-    assert list(_items(store, "val")) == ["s5", "s6", "s7"]
-    assert list(_items(store, "train")) == ["s0", "s1", "s2", "s3", "s4"]
+    # The log ends at day 4.5: the test from 3.5 on, validation from 2.0 on, both inclusive.
+    assert list(_items(store, "test")) == ["long", "s7", "s8", "s9"]
+    assert list(_items(store, "val")) == ["s4", "s5", "s6"]
+    assert list(_items(store, "train")) == ["s0", "s1", "s2", "s3"]
+
+
+@pytest.mark.parametrize(
+    ("late", "filters"),
+    [
+        # A click a year later, of a session or of an item that a filter leaves out.
+        ([("one", 400, "a")], {"min_length": 2}),
+        ([("s9", 400, "rare")], {"min_support": 2}),
+        ([("s8", 400, "rare"), ("one", 400, "a")], {"min_length": 2, "min_support": 2}),
+    ],
+)
+def test_events_that_are_left_out_do_not_move_the_last_day(
+    tmp_path: Path, late: list[tuple[str, int, str]], filters: dict[str, int]
+) -> None:
+    day = 86_400
+    rows = [(f"s{i}", START + i * day // 2 + k, "ab"[k]) for i in range(10) for k in range(2)]
+    days = {"test_days": 1, "val_days": 1}
+    parts = []
+    for name, more in (("without", []), ("with", late)):
+        folder = tmp_path / name
+        folder.mkdir()
+        all_rows = rows + [(visit, START + at * day, item) for visit, at, item in more]
+        log = _log(folder, all_rows, "visit at item", sequence="visit", **days, **filters)
+        store = prepare(log, folder / "stores")
+        parts.append({split: list(_items(store, split)) for split in ("train", "val", "test")})
+    assert parts[0]["test"] == ["s7", "s8", "s9"]
+    assert parts[1] == parts[0]
+
+
+def test_a_session_with_a_target_ends_at_the_target_whatever_comes_after(tmp_path: Path) -> None:
+    day = 86_400
+    rows = [(f"s{i}", START + i * day // 2, "view") for i in range(10)]
+    rows += [(f"s{i}", START + i * day // 2 + 60, "buy") for i in range(0, 10, 2)]
+    # The answer is known within the test's day, though the last input is of training's days.
+    rows += [("asked early", START, "view"), ("asked early", START + 4 * day, "buy")]
+    # The other way round: what follows the answer is of no matter.
+    rows += [
+        ("back", START, "view"),
+        ("back", START + 60, "buy"),
+        ("back", START + 4 * day, "view"),
+    ]
+    log = _log(tmp_path, rows, "visit at kind", sequence="visit", item=None, event_type="kind",
+               target_event="buy", categorical=["kind"], test_days=1, val_days=1)  # fmt: skip
+    store = prepare(log, tmp_path / "stores")
+    assert set(_table(store, "test")["id"].to_pylist()) == {"asked early", "s7", "s8", "s9"}
+    assert set(_table(store, "train")["id"].to_pylist()) == {"back", "s0", "s1", "s2", "s3", "s4"}
+
+
+def test_the_account_shows_wrong_times_the_longest_session_and_the_largest_id(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[tuple[Any, ...]] = [(f"u{i}", START + 60 * i, "a") for i in range(10)]
+    # Two sessions of a user to whom a fault of the log has given those of many.
+    rows += [("", START + 10_000 * k + i, "a") for k in range(2) for i in range(20 + k)]
+    rows += [("u1", 9_999_999_999, "a")]
+    log = _log(tmp_path, rows, "user at item", user="user", session_gap=30, **EVERYTHING)
+    prepare(log, tmp_path / "stores")
+    told = capfd.readouterr().err
+    assert "  times: 2023-11-14 22:13:20 to 2286-11-20 17:46:39 UTC\n" in told
+    assert ("  longest: session '/2', 21 events; most events: user '', 41, 78.85% of all\n") in told
+
+
+@pytest.mark.parametrize(
+    ("description", "told"),
+    [
+        # 30 stopped early, 70 go on to the end.
+        ({"test_days": 5}, "the split 'test' has 70 sequences, training only 27"),
+        (
+            {"test_days": 5},
+            "70 of 70 test sequences begin before the test's days do (2023-11-27 22:29:50), and "
+            "training has only those that ended earlier: of users, those who stopped coming. "
+            "Better cut whole histories of users by data.source.session_gap, or ask about a date: "
+            "one row a user with a label of what happens after it (data.source.labels), events from "
+            "before it",
+        ),
+        (
+            {},
+            "80 of 80 training sequences go on after 2023-11-14 22:26:40, when the first of "
+            "validation or test begins: fractions go by the first event of each",
+        ),
+    ],
+)
+def test_odd_splits_of_whole_histories_are_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], description: dict[str, Any], told: str
+) -> None:
+    rows = [
+        (f"u{i}", START + 10 * i + day * 86_400, "a")
+        for i in range(100)
+        for day in ((0, 1) if i % 10 < 3 else (0, 18))
+    ]
+    prepare(_log(tmp_path, rows, "user at item", user="user", **description), tmp_path / "stores")
+    assert f"  warning: {told}" in capfd.readouterr().err
+
+
+def test_a_split_of_sessions_is_not_odd(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [(f"s{i}", START + 3600 * i + k, "a") for i in range(100) for k in range(2)]
+    for description in ({}, {"test_days": 1, "val_days": 1}):
+        log = _log(tmp_path, rows, "visit at item", sequence="visit", **description)
+        prepare(log, tmp_path / "stores")
+    assert "warning" not in capfd.readouterr().err
 
 
 def test_ids_beyond_64_bits_and_unicode_are_exact(tmp_path: Path) -> None:

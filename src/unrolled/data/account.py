@@ -10,6 +10,7 @@ from typing import Any
 import rich.progress
 
 from unrolled.data.log import LogColumns
+from unrolled.data.times import as_date
 from unrolled.terminal import Terminal, say
 
 
@@ -68,6 +69,7 @@ def report(path: Path, meta: dict[str, Any], seconds: float | None = None) -> No
     read = meta["read"]
     what = f"Found {path}" if seconds is None else f"Prepared {path} in {seconds:.1f} s"
     lines = [f"{what}: {read['events']:,} events in {read['sequences']:,} sequences read"]
+    lines += _told_of_events(read, meta["description"])
     lines += [
         f"  left out: {number:,} {what}" for what, number in read["dropped"].items() if number
     ]
@@ -89,7 +91,27 @@ def report(path: Path, meta: dict[str, Any], seconds: float | None = None) -> No
         if meta["schema"]["num_classes"] is not None:
             line += f", {count['positive'] / max(count['sequences'], 1):.2%} positive"
         lines.append(line)
+    lines += [f"  warning: {warning}" for warning in meta["warnings"]]
     say("\n".join(lines), stderr=True)
+
+
+def _told_of_events(read: dict[str, Any], description: dict[str, Any]) -> list[str]:
+    """From when to when they are and whose: shows wrong times, merged visitors and bots."""
+    lines = []
+    if read["times"] is not None:
+        first, last = (as_date(seconds) for seconds in read["times"])
+        lines.append(f"  times: {first} to {last} UTC")
+    longest, largest = read["longest"], read["largest"]
+    share = f"{largest['events'] / read['with_id']:.2%} of all"
+    if description["session_gap"] is None:
+        key = description["sequence"] or description["user"]
+        lines.append(f"  longest: {key} {longest['id']!r}, {longest['events']:,} events, {share}")
+    else:
+        lines.append(
+            f"  longest: session {longest['id']!r}, {longest['events']:,} events; most events: "
+            f"{description['user']} {largest['id']!r}, {largest['events']:,}, {share}"
+        )
+    return lines
 
 
 def tell_left_out(where: str, columns: LogColumns, read: int, kept: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from unrolled.data.files import Digests
 from unrolled.errors import UserError
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 
 def read_meta(store: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrolled.data.log import LogColumns
-from unrolled.data.sequences import Integers, Piece, Sequences, Small
+from unrolled.data.sequences import Booleans, Integers, Piece, Sequences, Small
 from unrolled.data.spool import Spool
 from unrolled.errors import UserError
 
@@ -22,7 +22,7 @@ def cut_sequences(spool: Spool, columns: LogColumns, where: str) -> Sequences:
         UserError: When the time goes back, duplicates are refused, or nothing is left.
     """
     gap = None if columns.session_gap is None else 60 * columns.session_gap
-    found = _begin(spool, gap, ends=columns.test_days is not None)
+    found = _begin(spool, gap, timed=columns.time is not None)
     found.gap_unit = columns.gap_unit
     for piece in found.pieces():
         _measure(found, columns, piece, where)
@@ -42,7 +42,7 @@ def cut_sequences(spool: Spool, columns: LogColumns, where: str) -> Sequences:
     return found
 
 
-def _begin(spool: Spool, gap_seconds: float | None, *, ends: bool) -> Sequences:
+def _begin(spool: Spool, gap_seconds: float | None, *, timed: bool) -> Sequences:
     heads, keys, before = [], [], -np.inf
     users = 0
     # Half of the memory, in all but the largest of logs.
@@ -72,7 +72,7 @@ def _begin(spool: Spool, gap_seconds: float | None, *, ends: bool) -> Sequences:
         kept=np.zeros(count, small),
         first_row=np.empty(count, small),
         begins=np.empty(count),
-        ends=np.empty(count if ends else 0),
+        ends=np.empty(count if timed else 0),
         targets=np.zeros(count, np.bool_),
         alive=np.ones(count, np.bool_),
     )  # fmt: skip
@@ -86,8 +86,9 @@ def _measure(found: Sequences, columns: LogColumns, piece: Piece, where: str) ->
     if columns.time is not None:
         time = found.read("time", piece)
         found.begins[part] = np.minimum.reduceat(time, piece.heads)
-        if len(found.ends):
-            found.ends[part] = np.maximum.reduceat(time, piece.heads)
+        found.ends[part] = np.maximum.reduceat(time, piece.heads)
+        found.first_time = min(found.first_time, float(found.begins[part].min()))
+        found.last_time = max(found.last_time, float(time.max()))
         if columns.own_order is not None:
             _check_forward(found, columns, piece, time, where)
     if "same_order" in found.spool:
@@ -104,8 +105,19 @@ def _measure(found: Sequences, columns: LogColumns, piece: Piece, where: str) ->
     end = np.where(has, ties[np.where(has, first, 0)], _NEVER)
     keep, before = found.kept_in(piece), int(found.kept_in(piece).sum())
     keep &= events < np.repeat(end, piece.lengths)
+    if columns.time is not None:
+        # The answer is known at the first target: the sequence ends there, not at its last input.
+        until = keep.copy()
+        until[first[has]] = True
+        _find_ends(found, piece, until)
     found.targets[part] = has
     found.drop(f"events at or after the first '{columns.target_event}'", before - int(keep.sum()))
+
+
+def _find_ends(found: Sequences, piece: Piece, until: Booleans) -> None:
+    """When each sequence ends: the time of the last of its events `until`, `[event]`."""
+    time = np.where(until, found.read("time", piece), -np.inf)
+    found.ends[piece.first : piece.last] = np.maximum.reduceat(time, piece.heads)
 
 
 def _check_forward(
@@ -141,6 +153,11 @@ def _drop_rare(found: Sequences, min_support: int) -> None:
         out = rare[found.read("category_0", piece) + 1] & found.kept_in(piece)
         found.kept_in(piece)[...] &= ~out
         dropped += int(out.sum())
+        if len(found.ends) and out.any():
+            part = slice(piece.first, piece.last)
+            before = found.ends[part].copy()
+            _find_ends(found, piece, found.kept_in(piece))
+            found.ends[part] = np.where(found.targets[part], before, found.ends[part])
     found.drop(f"events of items with fewer than min_support={min_support} events", dropped)
 
 

@@ -78,13 +78,16 @@ class LogColumns:
         split: Column that says `train`, `val` (also `dev`, `valid`, `validation`) or `test` for a
             sequence.
         split_by: Without a split column: `time` of the sequence's first event, or `user`, by a
-            hash of the user (of the sequence, where there is no user).
+            hash of the user (of the sequence, where there is no user). By `time` a training
+            sequence can go on after the first test sequence begins; `test_days` divides by the end.
         val_fraction: Without a split column: the share of sequences to validate on. With one that
             has no `val`: the share of the training sequences, the last ones. 0 for none.
         test_fraction: Without a split column: the share of sequences, the last ones, to test on.
         val_days: In the place of `val_fraction`: the days before the test's.
         test_days: In the place of `test_fraction`: a sequence is tested on when it ends in the last
-            so many days of the log, counted back from its last event.
+            so many days of the log, counted back from the last event of the sequences that the
+            filters keep; both ends of the days belong to them. A sequence with a target event ends
+            at that event. Where all sequences end at midnight the days are whole dates.
         min_length: Shorter sequences are left out.
         min_support: Events of items with fewer events than this are left out.
         training_items_only: Leave out events of validation and test whose item no training

@@ -16,20 +16,15 @@ import pyarrow.parquet as pq
 
 from unrolled.data import encode_log as enc
 from unrolled.data.account import Progress
+from unrolled.data.check_splits import check_splits, odd_splits
 from unrolled.data.check_store import FORMAT_VERSION
 from unrolled.data.files import Digests
-from unrolled.data.label_log import (
-    SPLITS,
-    check_label_rows,
-    check_splits,
-    check_target,
-    labels,
-    splits,
-)
+from unrolled.data.label_log import SPLITS, check_label_rows, check_target, labels
 from unrolled.data.log import LogColumns, description_json
 from unrolled.data.read_log import OpenedLog
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
 from unrolled.data.sequences import Integers, Sequences
+from unrolled.data.split_log import splits
 from unrolled.data.write_store import Encode, list_batch, write_arrow, write_columns
 
 
@@ -51,13 +46,14 @@ class Store:
         """Split, encode and write; what `store.json` says."""
         log, columns, found = self.log, self.columns, self.found
         label, split, order = _label_and_split(log, found, labelled=columns.labelled)
-        check_splits(split, label, columns, log.labels_where)
+        check_splits(found, split, label, columns, log.labels_where)
         enc.check_wall_clock(found, columns, log.where)
         if columns.training_items_only:
             self._drop_unseen(split)
             split[~found.alive] = -1
             order = order[found.alive[order]]
-            check_splits(split, label, columns, log.labels_where)
+            check_splits(found, split, label, columns, log.labels_where)
+        warnings = odd_splits(found, split, label, columns)
         order = np.concatenate([order[split[order] == index] for index in range(len(SPLITS))])
         found.forget_order()
         self.progress.stage("counting")
@@ -91,6 +87,7 @@ class Store:
             "counts": counts,
             "read": _account(log, found),
             "unknown": unknown,
+            "warnings": warnings,
             "sizes": {str(f.relative_to(self.folder)): f.stat().st_size for f in files},
             "checksums": {str(f.relative_to(self.folder)): digests.of(f) for f in files},
         }
@@ -193,12 +190,17 @@ def batch_of(
 
 
 def _account(log: OpenedLog, found: Sequences) -> dict[str, Any]:
-    dropped = {f"events without {log.columns.key}": log.without_id}
-    if log.columns.keep_types:
+    columns = log.columns
+    dropped = {f"events without {columns.key}": log.without_id}
+    if columns.keep_types:
         dropped["events of other types than keep_types"] = log.other_types
     return {
         "events": log.rows,
         "sequences": len(found),
+        "times": None if columns.time is None else [found.first_time, found.last_time],
+        "longest": dict(zip(("id", "events"), found.longest(), strict=True)),
+        "largest": dict(zip(("id", "events"), found.largest(), strict=True)),
+        "with_id": found.spool.events,
         "copies": found.copies,
         "backward": found.backward,
         "dropped": dropped | found.dropped,

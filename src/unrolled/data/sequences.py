@@ -53,10 +53,12 @@ class Sequences:
         kept: Number of events kept.
         first_row: The least row of its events in the files.
         begins: Time of its first event, seconds; the first row where there is no time.
-        ends: Time of its last event; empty where nothing asks for it.
+        ends: Time of its last event that is kept, or of its target event; empty without a time.
         targets: Whether it has a target event.
         alive: Whether the sequence is kept.
         gap_unit: Seconds that count as one in the gap since the previous event.
+        first_time: The earliest time of all events that were read, seconds.
+        last_time: The latest one.
         copies: Events that are exact copies of an earlier one, whether kept or not.
         backward: How often the time goes back from an event to the next.
         dropped: What was left out so far, and how much of it.
@@ -74,6 +76,8 @@ class Sequences:
     targets: Booleans
     alive: Booleans
     gap_unit: float = 1.0
+    first_time: float = np.inf
+    last_time: float = -np.inf
     copies: int = 0
     backward: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -129,6 +133,19 @@ class Sequences:
     def drop(self, what: str, number: int) -> None:
         """Add to the account."""
         self.dropped[what] = self.dropped.get(what, 0) + number
+
+    def longest(self) -> tuple[str, int]:
+        """The id of the sequence with the most events as read, and their number."""
+        events = np.diff(self.bounds)
+        most = int(events.argmax())
+        return self.id_of(most), int(events[most])
+
+    def largest(self) -> tuple[str, int]:
+        """The id in the log (of sessions the user's) with the most events, and their number."""
+        first = np.flatnonzero(np.diff(self.keys, prepend=-1))
+        events = np.diff(self.bounds[np.append(first, len(self))])
+        most = int(events.argmax())
+        return str(self.spool.ids[int(self.keys[first[most]])].as_py()), int(events[most])
 
     def id_of(self, sequence: int) -> str:
         """What a sequence is called."""
