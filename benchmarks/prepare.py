@@ -135,11 +135,11 @@ def child(path: Path, stores: Path, memory: int) -> None:
 
 def train(path: Path, stores: Path, steps: int) -> None:
     """A run on the store, in a process of its own as always; the memory that it takes."""
+    from unrolled.run.allowed import allow
     from unrolled.run.compose import compose
     from unrolled.run.directory import RunDirectory
     from unrolled.run.launch import launch
     from unrolled.run.overrides import read_command_line
-    from unrolled.run.targets import allow
     from unrolled.run.work import FINISHED
 
     described = [f"data.source.{key}={value}" for key, value in DESCRIPTION.items()]

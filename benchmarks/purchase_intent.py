@@ -29,12 +29,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from unrolled.metrics.log_loss import LogLoss
+from unrolled.run.allowed import allow
 from unrolled.run.compose import compose
 from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment
 from unrolled.run.launch import launch
 from unrolled.run.overrides import read_command_line
-from unrolled.run.targets import allow
 from unrolled.run.work import FINISHED
 from unrolled.tasks.boosted_trees import boosted_trees
 from unrolled.tasks.judge import judge_predictions

@@ -68,9 +68,9 @@ def check_command(context: typer.Context) -> None:
         return
     import yaml
 
+    from unrolled.run.allowed import allow
     from unrolled.run.compose import compose
     from unrolled.run.overrides import read_command_line
-    from unrolled.run.targets import allow
 
     line = read_command_line(list(context.args))
     allow(line.allowed)
@@ -85,10 +85,10 @@ def prepare_command(context: typer.Context) -> None:
     Training makes it by itself where it is missing. What is printed says what was read, what was
     left out and why, and where the store is; `data=events data.source.path=...` takes your own log.
     """
+    from unrolled.run.allowed import allow
     from unrolled.run.compose import compose
     from unrolled.run.launch import prepare_data
     from unrolled.run.overrides import read_command_line
-    from unrolled.run.targets import allow
 
     arguments = list(context.args)
     if not any(a.startswith(("task=", "experiment=")) for a in arguments):
@@ -114,9 +114,9 @@ def evaluate_command(
     """Test a run's best checkpoint again, also on other data."""
     import json
 
+    from unrolled.run.allowed import allow as allow_packages
     from unrolled.run.evaluate import evaluate
     from unrolled.run.show import show_scores
-    from unrolled.run.targets import allow as allow_packages
 
     allow_packages(allow or [])
     scores = evaluate(run_dir, overrides or [], checkpoint)
@@ -143,8 +143,8 @@ def predict_command(
     allow: Allow = None,
 ) -> None:
     """Predict new sequences with a run's best checkpoint: a file's, or one that is typed."""
+    from unrolled.run.allowed import allow as allow_packages
     from unrolled.run.predict import predict, predict_one
-    from unrolled.run.targets import allow as allow_packages
 
     allow_packages(allow or [])
     if sequence is not None and input is None and output is None:
@@ -216,10 +216,10 @@ def options(
 
 def guarded(work: Callable[[], int | None]) -> int:
     """Run a command; a mistake of the user becomes its message and exit code 2."""
-    from unrolled.run.conf import add_working_directory
+    from unrolled.run.allowed import leave_out_working_folder
     from unrolled.run.interruption import WARNINGS
 
-    add_working_directory()
+    leave_out_working_folder()
     for number in (signal.SIGTERM, *WARNINGS):
         # As Ctrl-C: a job that is told to end while it prepares its data may be started again.
         signal.signal(number, signal.default_int_handler)

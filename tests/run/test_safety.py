@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 import shutil
@@ -24,16 +25,21 @@ from unrolled.data.prepare import prepare
 from unrolled.data.schema import Schema
 from unrolled.data.store import JaggedSequences, read_meta
 from unrolled.errors import UserError
+from unrolled.run.agent import WORK
+from unrolled.run.allowed import VARIABLE, allow, leave_out_working_folder
 from unrolled.run.check import check
 from unrolled.run.checkpoint import read_checkpoint
 from unrolled.run.compose import compose
 from unrolled.run.directory import RunDirectory
 from unrolled.run.evaluate import evaluate
 from unrolled.run.experiment import build, signature_of
+from unrolled.run.launch import _command
 from unrolled.run.overrides import read_command_line
+from unrolled.run.parent import for_children
 from unrolled.run.predict import predict_one
-from unrolled.run.targets import VARIABLE, allow, allowed_signature, find_target, own_targets
+from unrolled.run.targets import allowed_signature, find_target, own_targets
 from unrolled.run.training import train
+from unrolled.run.warm import COMMAND
 
 
 @pytest.fixture
@@ -181,6 +187,40 @@ def test_of_a_package_that_is_not_allowed_not_even_the_annotations_are_looked_at
     line = read_command_line([f"--config-dir={tmp_path / 'conf'}", "task=bitcount", "model=mine"])
     with pytest.raises(UserError, match="--allow evil"):
         compose(line)
+
+
+def test_nothing_is_imported_from_the_working_folder_but_packages_that_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("module_lying_there", "package_of_mine", "colorsys"):
+        (tmp_path / f"{name}.py").write_text("class Mine: ...\n")
+    monkeypatch.chdir(tmp_path)
+    # As `python -m unrolled.cli` and `PYTHONPATH=:/elsewhere` begin.
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path, str(tmp_path)])
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}/elsewhere")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    leave_out_working_folder()
+    assert str(tmp_path) not in sys.path
+    # What every process that is started begins with.
+    assert for_children()["PYTHONSAFEPATH"] == os.environ["PYTHONSAFEPATH"] == "1"
+    assert os.environ["PYTHONPATH"] == "/elsewhere"
+    monkeypatch.setenv(VARIABLE, "package_of_mine,colorsys")
+    assert find_target("package_of_mine.Mine").__module__ == "package_of_mine"
+    assert importlib.util.find_spec("module_lying_there") is None
+    installed = importlib.util.find_spec("colorsys")
+    assert installed is not None
+    assert Path(str(installed.origin)).parent != tmp_path
+
+
+@pytest.mark.parametrize(
+    "command", [_command, COMMAND, WORK], ids=["a run", "the fork server", "a rank"]
+)
+def test_processes_are_started_with_a_safe_path(command: Any, bitcount_run: Path) -> None:
+    if callable(command):
+        run = RunDirectory.open(bitcount_run)
+        command = command(run, run.config())
+    assert "-P" in command[: command.index("-m")]
 
 
 def test_a_config_can_not_allow_itself_anything(tmp_path: Path, own_package: str) -> None:

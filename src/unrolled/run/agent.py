@@ -40,7 +40,7 @@ from unrolled.run.machines import SECONDS_TO_MEET, Machine, this_machine
 from unrolled.run.parent import SECONDS_TO_SAVE, for_children, watch_parent
 from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED, USER_ERROR
 
-WORK = ("-m", "unrolled.run.work")
+WORK = ("-P", "-m", "unrolled.run.work")
 """What a process is, for Python; the run directory follows."""
 
 SECONDS_BETWEEN_LOOKS = 0.1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import unrolled
@@ -43,9 +42,3 @@ def find_file(group: str, choice: str, folders: list[Path]) -> Path | None:
         if path.is_file():
             return path
     return None
-
-
-def add_working_directory() -> None:
-    """Make modules beside the user's own files importable, as `python -m` would."""
-    if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(str(Path.cwd()))

@@ -128,7 +128,7 @@ def num_processes(trainer: dict[str, Any]) -> int | str:
 
 def _command(run: RunDirectory, config: dict[str, Any]) -> list[str]:
     kind = "agent" if needs_agent(config) else "work"
-    return [sys.executable, "-m", f"unrolled.run.{kind}", str(run.path)]
+    return [sys.executable, "-P", "-m", f"unrolled.run.{kind}", str(run.path)]
 
 
 def needs_agent(config: dict[str, Any]) -> bool:

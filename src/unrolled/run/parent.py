@@ -12,6 +12,8 @@ import signal
 import threading
 import time
 
+from unrolled.run.allowed import SAFE_PATH
+
 VARIABLE = "UNROLLED_PARENT"
 """The environment variable with the number of the process that has to be there."""
 
@@ -21,7 +23,7 @@ SECONDS_TO_SAVE = 300.0
 
 def for_children() -> dict[str, str]:
     """What to add to the environment of processes that are started."""
-    return {VARIABLE: str(os.getpid())}
+    return {VARIABLE: str(os.getpid()), **SAFE_PATH}
 
 
 def watch_parent() -> None:

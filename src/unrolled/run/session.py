@@ -12,8 +12,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from unrolled.errors import UserError
+from unrolled.run.allowed import allow, leave_out_working_folder
 from unrolled.run.compose import Composed, compose, in_job, run_hydra
-from unrolled.run.conf import add_working_directory
 from unrolled.run.directory import RunDirectory
 from unrolled.run.job_table import Job, JobTable
 from unrolled.run.join import join
@@ -23,7 +23,6 @@ from unrolled.run.overrides import CommandLine, read_command_line
 from unrolled.run.requeue import in_submitit, requeue, was_restarted
 from unrolled.run.resume import LIMITS, find, resume
 from unrolled.run.show import short, show_result, show_runs
-from unrolled.run.targets import allow
 from unrolled.run.wandb_run import in_sweep
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
 from unrolled.terminal import say, say_error
@@ -74,7 +73,7 @@ def train(arguments: list[str], command: str) -> int:
         from hydra.core.hydra_config import HydraConfig
 
         # A launcher may have put the job into another process.
-        add_working_directory()
+        leave_out_working_folder()
         allow(line.allowed)
         hydra = HydraConfig.get()
         run = RunDirectory(Path(hydra.sweep.dir) / hydra.sweep.subdir)

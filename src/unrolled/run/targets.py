@@ -6,7 +6,6 @@ docs/decisions/0009-what-a-config-may-name.md.
 
 from __future__ import annotations
 
-import os
 import re
 from contextlib import suppress
 from functools import cache
@@ -14,12 +13,9 @@ from types import FunctionType
 from typing import Any
 
 from unrolled.errors import UserError
+from unrolled.run.allowed import allowed_packages, import_allowed_packages
 from unrolled.run.conf import conf_dir
 from unrolled.run.signatures import Signature, read_signature
-
-VARIABLE = "UNROLLED_ALLOW"
-"""The packages of the user that may be named, separated by commas, for this process and those that
-it starts. Not a key of the config, which is what is not trusted."""
 
 MODULES = (
     "unrolled.metrics",
@@ -45,17 +41,6 @@ MODULES = (
 """Modules whose classes may be named; none of them does more than to keep its arguments."""
 
 _TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)\s*(#.*)?$", re.MULTILINE)
-
-
-def allow(packages: list[str]) -> None:
-    """Let configs name these packages too, in this process and in those that it starts."""
-    if packages:
-        os.environ[VARIABLE] = ",".join(sorted(allowed_packages().union(packages)))
-
-
-def allowed_packages() -> frozenset[str]:
-    """The packages of the user that may be named."""
-    return frozenset(p for p in os.environ.get(VARIABLE, "").split(",") if p)
 
 
 @cache
@@ -144,6 +129,7 @@ def allowed_signature(target: Any, allowed: frozenset[str] = frozenset()) -> Sig
     """
     allowed = allowed | allowed_packages()
     require_allowed_name(target, allowed)
+    import_allowed_packages()
     signature = read_signature(target)
     require_allowed_object(target, signature.name, signature.kind, allowed)
     return signature
@@ -159,6 +145,7 @@ def find_target(target: Any) -> Any:
 
     allowed = allowed_packages()
     require_allowed_name(target, allowed)
+    import_allowed_packages()
     try:
         found = get_object(target)
     except (ImportError, ValueError) as error:

@@ -32,7 +32,7 @@ MODULES = ("unrolled.run.training", "unrolled.run.predictions", "unrolled.report
            "hydra.utils", "duckdb", "pandas", "wandb")  # fmt: skip
 """What a training imports, beside what its config names; pyarrow looks for pandas."""
 
-COMMAND = [sys.executable, "-m", "unrolled.run.fork_server"]
+COMMAND = [sys.executable, "-P", "-m", "unrolled.run.fork_server"]
 SECONDS_TO_FORK = 60.0
 """After so long a server that is up and does not answer counts as dead."""
 

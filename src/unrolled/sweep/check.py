@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from unrolled.errors import UserError
+from unrolled.run.allowed import allow
 from unrolled.run.compose import Composed, compose
 from unrolled.run.conf import groups, search_path
 from unrolled.run.drift import identity
 from unrolled.run.overrides import read_command_line
-from unrolled.run.targets import allow
 from unrolled.sweep.distributions import Categorical
 from unrolled.sweep.metric_names import require_goal, require_logged
 from unrolled.sweep.space import TUNING, Sweep, Values

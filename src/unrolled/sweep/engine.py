@@ -148,7 +148,7 @@ class Engine:
         """The command of a worker."""
         # Not the plan's own arguments, which may be of another machine by then.
         extra = self.folder.sweep.extra
-        return [sys.executable, "-m", "unrolled.sweep.worker", str(self.folder.path), *extra]
+        return [sys.executable, "-P", "-m", "unrolled.sweep.worker", str(self.folder.path), *extra]
 
     def _live(self, trials: list[Trial]) -> RenderableType:
         return show.live(self.sweep, trials, self.ledger.wanted, self.histories)

@@ -17,7 +17,7 @@ from types import FrameType
 
 from unrolled.errors import UserError
 from unrolled.run import interruption
-from unrolled.run.conf import add_working_directory
+from unrolled.run.allowed import leave_out_working_folder
 from unrolled.run.launch import environment
 from unrolled.run.parent import VARIABLE
 from unrolled.run.warm import MODULES, Server
@@ -122,7 +122,7 @@ def main(folder: str, extra: list[str]) -> int:
         folder: Its path.
         extra: See `folder.Plan`.
     """
-    add_working_directory()
+    leave_out_working_folder()
     try:
         sweep = SweepFolder(Path(folder), extra)
         # For all processes that are started here, the server among them.
