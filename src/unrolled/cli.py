@@ -110,6 +110,9 @@ def evaluate_command(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the scores as JSON too.")] = None,
     allow: Allow = None,
+    allow_query: Annotated[
+        bool, typer.Option("--allow-query", help="Run the query that the run's config has.")
+    ] = False,
 ) -> None:
     """Test a run's best checkpoint again, also on other data."""
     import json
@@ -118,7 +121,7 @@ def evaluate_command(
     from unrolled.run.evaluate import evaluate
     from unrolled.run.show import show_scores
 
-    allow_packages(allow or [])
+    allow_packages(allow or [], query=allow_query)
     scores = evaluate(run_dir, overrides or [], checkpoint)
     show_scores(scores)
     if output is not None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import duckdb
 import pyarrow as pa
 
+from unrolled.data.duck import connect
 from unrolled.data.files import LogFiles
 from unrolled.data.log import Table
 from unrolled.data.sql import Column, Kind, quoted
@@ -99,9 +100,7 @@ def _start_duckdb(folder: Path, memory_limit: str, threads: int, where: str) -> 
         "enable_progress_bar": False,
     }
     try:
-        with duckdb.connect() as connection:
-            for name, value in settings.items():
-                connection.execute(f"SET {name} = $value", {"value": value})
+        with connect(settings) as connection:
             yield DuckDB(connection)
     except duckdb.OutOfMemoryException as error:
         raise UserError(

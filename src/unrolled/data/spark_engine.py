@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from unrolled.data.duck import connect
 from unrolled.data.engines import VIEWS, ZONED_NANOSECONDS, view_columns
 from unrolled.data.files import LogFiles
 from unrolled.data.log import Table
@@ -48,7 +49,7 @@ def start_spark(folder: Path, memory_limit: str, where: str) -> Iterator[Spark]:
     try:
         with (
             spark_session(folder / "spark", memory_limit) as session,
-            duckdb.connect() as files,
+            connect() as files,
         ):
             engine = Spark(session, files)
             try:

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from unrolled.data.duck import connect, missing_extension
 from unrolled.data.files import LogFiles, LogQuery, TextFormat, matching_files
 from unrolled.errors import UserError, did_you_mean
 
@@ -139,7 +140,7 @@ def query_digest(query: str) -> str:
         UserError: When the query can't be run, or is more than a query.
     """
     require_query(query)
-    with duckdb.connect() as connection:
+    with connect() as connection:
         try:
             return str(
                 one_row(connection, f"SELECT count(*), sum(hash(q)::HUGEINT) FROM ({query}) AS q")
@@ -270,7 +271,7 @@ def read_text_columns(path: Path) -> pa.Table:
     Raises:
         UserError: When the file is missing or can't be read.
     """
-    with duckdb.connect() as connection:
+    with connect() as connection:
         try:
             return connection.sql(f"SELECT * FROM {scan(path)}").to_arrow_table()
         except duckdb.Error as error:
@@ -290,7 +291,7 @@ def write_table(table: pa.Table, path: Path) -> None:
         options += ", DELIMITER '\t'"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with duckdb.connect() as connection:
+        with connect() as connection:
             connection.register("output_rows", table)
             quoted = str(partial).replace("'", "''")
             connection.execute(f"COPY output_rows TO '{quoted}' ({options})")
@@ -301,6 +302,8 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 def first_line(error: BaseException) -> str:
     """What a library's message says is wrong, in one line."""
+    if (extension := missing_extension(error)) is not None:
+        return extension
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if "CSV Error on Line" not in lines[0]:
         return lines[0]

@@ -9,30 +9,76 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import unrolled
+from unrolled.errors import UserError
 
 VARIABLE = "UNROLLED_ALLOW"
 """The packages of the user that may be named, separated by commas, for this process and those that
 it starts. Not a key of the config, which is what is not trusted."""
 
+QUERY = "UNROLLED_ALLOW_QUERY"
+"""1 if the query of a run that came from elsewhere may be run; for this process and those that it
+starts."""
+
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 """The environment of a Python process that does not import from its working folder."""
 
 
-def allow(packages: list[str]) -> None:
-    """Let configs name these packages too, in this process and in those that it starts."""
+def allow(packages: list[str], *, query: bool = False) -> None:
+    """Trust more, in this process and in those that it starts.
+
+    Args:
+        packages: What configs may name, too.
+        query: Whether the query of a run directory may be run.
+    """
     if packages:
         os.environ[VARIABLE] = ",".join(sorted(allowed_packages().union(packages)))
+    if query:
+        os.environ[QUERY] = "1"
 
 
 def allowed_packages() -> frozenset[str]:
     """The packages of the user that may be named."""
     return frozenset(p for p in os.environ.get(VARIABLE, "").split(",") if p)
+
+
+def require_trusted_sources(run: Path, config: Mapping[str, Any]) -> None:
+    """Refuse the query and the remote paths of a run directory, unless they are allowed.
+
+    Whoever wrote the run wrote its query, which can read any file and reach any server.
+
+    Args:
+        run: The run directory.
+        config: What of its config is about to be used.
+
+    Raises:
+        UserError: When it has a query or a remote path.
+    """
+    found = [] if os.environ.get(QUERY) == "1" else list(_reaching_out(config.get("data"), "data"))
+    if found:
+        key, value = found[0]
+        raise UserError(
+            f"{run}: the run's own {key} would be run, which can read any file and reach any "
+            f"server: {' '.join(value.split())[:200]!r}; where you trust it, say so with "
+            "--allow-query"
+        )
+
+
+def _reaching_out(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str) and (key.endswith(".query") or "://" in value):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _reaching_out(part, f"{key}.{name}")
+    elif isinstance(value, list):
+        for part in value:
+            yield from _reaching_out(part, key)
 
 
 def leave_out_working_folder() -> None:

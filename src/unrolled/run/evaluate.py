@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from unrolled.errors import UserError
+from unrolled.run.allowed import require_trusted_sources
 from unrolled.run.check import check
 from unrolled.run.directory import RunDirectory
 from unrolled.run.overrides import read_command_line
@@ -47,6 +48,7 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
     """
     run = RunDirectory.open(run_dir)
     config = _changed(run.config(), overrides) if overrides else run.config()
+    require_trusted_sources(run_dir, config)
     checkpoint = checkpoint or run.best_checkpoint()
 
     import lightning

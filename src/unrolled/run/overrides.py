@@ -42,6 +42,7 @@ class CommandLine:
         shows: Whether Hydra only shows something.
         config_dir: The user's own folder of config files.
         allowed: Packages that a `_target_` may name beside ours.
+        allow_query: Whether the query of a run directory may be run.
     """
 
     flags: list[str] = field(default_factory=list)
@@ -51,6 +52,7 @@ class CommandLine:
     shows: bool = False
     config_dir: Path | None = None
     allowed: list[str] = field(default_factory=list)
+    allow_query: bool = False
 
 
 def read_command_line(arguments: list[str], *, needs_task: bool = True) -> CommandLine:
@@ -80,6 +82,8 @@ def read_command_line(arguments: list[str], *, needs_task: bool = True) -> Comma
             if not line.config_dir.is_dir():
                 raise UserError(f"--config-dir {value}: no such folder")
             line.flags += ["--config-dir", str(line.config_dir)]
+        elif argument == "--allow-query":
+            line.allow_query = True
         elif name in ("--multirun", "-m"):
             line.multirun = True
             line.flags.append("--multirun")
@@ -94,7 +98,15 @@ def read_command_line(arguments: list[str], *, needs_task: bool = True) -> Comma
         elif name == "--resolve":
             line.flags.append(argument)
         elif argument.startswith("-") and not argument.startswith("-="):
-            known = ["--multirun", "--config-dir", "--cfg", "--help", "--hydra-help", "--allow"]
+            known = [
+                "--multirun",
+                "--config-dir",
+                "--cfg",
+                "--help",
+                "--hydra-help",
+                "--allow",
+                "--allow-query",
+            ]
             raise UserError(f"unknown flag {argument}; {did_you_mean(name, known)}")
         else:
             typed.append(argument)

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from unrolled.errors import UserError
-from unrolled.run.allowed import allow, leave_out_working_folder
+from unrolled.run.allowed import allow, leave_out_working_folder, require_trusted_sources
 from unrolled.run.compose import Composed, compose, in_job, run_hydra
 from unrolled.run.directory import RunDirectory
 from unrolled.run.job_table import Job, JobTable
@@ -45,7 +45,7 @@ def train(arguments: list[str], command: str) -> int:
         UserError: For a single run that could not begin.
     """
     line = read_command_line(arguments)
-    allow(line.allowed)
+    allow(line.allowed, query=line.allow_query)
     given = line.values.get("resume", "null")
     if given not in ("null", AUTO) and not line.shows:
         if line.multirun:
@@ -74,7 +74,7 @@ def train(arguments: list[str], command: str) -> int:
 
         # A launcher may have put the job into another process.
         leave_out_working_folder()
-        allow(line.allowed)
+        allow(line.allowed, query=line.allow_query)
         hydra = HydraConfig.get()
         run = RunDirectory(Path(hydra.sweep.dir) / hydra.sweep.subdir)
         typed = [o.removeprefix("++") for o in hydra.overrides.task]
@@ -160,6 +160,8 @@ def _start(composed: Composed, command: str, line: CommandLine, *, keep: bool = 
 
 
 def _resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> int:
+    if config is None:
+        require_trusted_sources(path, RunDirectory.open(path).config())
     trainer = dict((config or RunDirectory.open(path).config())["trainer"])
     if number := line.values.get("trainer.num_nodes"):
         trainer["num_nodes"] = number
