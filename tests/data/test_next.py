@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -109,3 +110,58 @@ def test_the_time_of_the_next_event_can_not_be_asked_where_time_goes_back(tmp_pa
         "data.target=next_event: ordered by 'place', the time 'at' goes back 1 times; "
         "set data.source.order to the time column"
     )
+
+
+def _one_event_log(folder: Path, lengths: dict[str, int], item: str = "b") -> EventLog:
+    """Ten sessions a split, of some events each; those that validate and test have only `item`."""
+    rows = [
+        (f"{split} {i}", 100 * i + k, "ab"[k % 2] if split == "train" else item, split)
+        for split, length in lengths.items()
+        for i in range(10)
+        for k in range(length)
+    ]
+    columns = zip(("visit", "at", "item", "part"), zip(*rows, strict=True), strict=True)
+    write_table(pa.table(dict(columns)), folder / "log.parquet")
+    return EventLog(
+        path=folder / "log.parquet", sequence="visit", time="at", item="item", split="part"
+    )
+
+
+@pytest.mark.parametrize("target", ["next_item", "next_event"])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_sequences_after_whose_only_event_nothing_comes_are_refused(
+    tmp_path: Path, target: Target, split: str
+) -> None:
+    lengths = {"train": 2, "val": 2, "test": 2} | {split: 1}
+    log = replace(_one_event_log(tmp_path, lengths, item="a"), event_type="item")
+    data = EventData(log, tmp_path / "stores", target=target)
+    with pytest.raises(UserError) as refused:
+        data.require_targets(("train", "val", "test"))
+    assert refused.value.problems == (
+        f"data.target={target}: all 10 sequences of the split '{split}' have one event, so nothing "
+        "comes next and there is nothing to predict. Look at data.source.sequence=visit, which "
+        "says what belongs together; data.source.min_length=2 leaves such sequences out before "
+        "the split",
+    )
+    # What is not asked for need not be there.
+    data.require_targets([s for s in ("train", "val", "test") if s != split])  # type: ignore[misc]
+
+
+def test_next_items_that_training_never_has_are_refused(tmp_path: Path) -> None:
+    lengths = {"train": 2, "val": 2, "test": 2}
+    data = EventData(
+        _one_event_log(tmp_path, lengths, item="new"), tmp_path / "stores", target="next_item",
+        hpo_val=0.5,
+    )  # fmt: skip
+    with pytest.raises(UserError) as refused:
+        data.require_targets(("train", "val", "test"))
+    assert [problem.partition(":")[2] for problem in refused.value.problems] == [
+        f" what comes next in '{name}' is never a value of 'item' that training has, so there is "
+        "nothing to predict; give training more of the log, or split it another way"
+        for name in ("val", "hpo_val", "test")
+    ]
+
+
+def test_a_label_is_a_target_also_of_one_event(tmp_path: Path) -> None:
+    log = _one_event_log(tmp_path, {"train": 1, "val": 1, "test": 1})
+    EventData(log, tmp_path / "stores", target="label").require_targets(("train", "val", "test"))

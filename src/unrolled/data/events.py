@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ from unrolled.data.prepare import (
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Schema
 from unrolled.data.store import JaggedSequences, Target, read_meta
 from unrolled.data.streams import StreamLoader
-from unrolled.data.tuning import Share
+from unrolled.data.tuning import HPO_VAL, Share, parts
 from unrolled.errors import UserError
 
 Batching: TypeAlias = Literal["random", "bucketed", "packed", "stream"]
@@ -209,6 +210,49 @@ class EventData(SequenceData):
         if self.batching == "stream" and train:
             return StreamLoader(placed, self.bptt, self.batch_size, **sharding)
         return PackedLoader(placed, self.size(train, sharding["num_ranks"]), **sharding)
+
+    def require_targets(self, splits: Sequence[Split]) -> None:
+        """Refuse splits of one-event sequences, after which nothing comes, and of unknown items.
+
+        Raises:
+            UserError: When a split that has sequences has nothing to predict.
+        """
+        if self.target == "label":
+            return
+        described = self._meta["description"]
+        key = "sequence" if described["sequence"] is not None else "user"
+        problems = []
+        for split in splits:
+            total = self._count(split)
+            source = self.source(split)
+            if total and not len(source):
+                problems.append(
+                    f"data.target={self.target}: all {total:,} sequences of the split '{split}' "
+                    "have one event, so nothing comes next and there is nothing to predict. Look "
+                    f"at data.source.{key}={described[key]}, which says what belongs together"
+                    f"{' (and at session_gap)' if described['session_gap'] else ''}; "
+                    "data.source.min_length=2 leaves such sequences out before the split"
+                )
+                continue
+            judged: dict[str, JaggedSequences] = {split: source} if total else {}
+            if total and split == "val" and self.hpo_val:
+                rest, apart = parts(source, self.hpo_val)
+                judged = {"val": cast(JaggedSequences, rest), HPO_VAL: cast(JaggedSequences, apart)}
+            problems += [
+                f"data.target={self.target}: what comes next in '{name}' is never a value of "
+                f"'{self.schema.target_feature}' that training has, so there is nothing to "
+                "predict; give training more of the log, or split it another way"
+                for name, some in judged.items()
+                if not some.has_known_target()
+            ]
+        if problems:
+            raise UserError(*problems)
+
+    def _count(self, split: Split) -> int:
+        """Sequences of a split, those without a target among them."""
+        if self._other is not None:
+            return len(self._rows(split))
+        return int(self._meta["counts"][split]["sequences"])
 
     def _rows(self, split: Split) -> pa.Table:
         assert self._other is not None

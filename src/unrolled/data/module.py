@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -127,6 +128,15 @@ class SequenceData(lightning.LightningDataModule, ABC):
         Raises:
             UserError: When they do.
         """
+
+    def require_targets(self, splits: Sequence[Split]) -> None:
+        """Refuse splits in which there is nothing to predict, before any time is spent on training.
+
+        Raises:
+            UserError: When a split that has sequences has no target.
+        """
+        if "train" in splits and not len(self.source("train")):
+            raise UserError("data: there is no training sequence")
 
     def train_targets(self) -> Tensor:
         """The targets of the training sequences, in any order."""

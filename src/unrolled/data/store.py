@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unrolled.data.batch import NO_TARGET, SequenceBatch
 from unrolled.data.check_store import read_meta
-from unrolled.data.schema import Schema
+from unrolled.data.schema import UNKNOWN_ID, Schema
 
 __all__ = ["JaggedSequences", "Target", "read_meta"]
 
@@ -169,7 +169,7 @@ class JaggedSequences:
         some._rows = self.rows[rows]
         some.labels = None if self.labels is None else self.labels[self._put(rows)]
         # There is something between them now.
-        del some.offsets
+        some.__dict__.pop("offsets", None)
         return some
 
     def gather(self, indices: Tensor) -> SequenceBatch:
@@ -307,6 +307,19 @@ class JaggedSequences:
         steps = torch.arange(int(self.lengths.sum()))
         positions = steps + (self.starts - first).repeat_interleave(self.lengths)
         return self.targets_at(self._put(positions))
+
+    def has_known_target(self) -> bool:
+        """Whether any next item or type is one that training has; looks no further than the first.
+
+        A few sequences at a time: those of a large log need not fit in memory.
+        """
+        for rows in torch.split(torch.arange(len(self)), 1024):
+            targets = self.take(rows).targets()
+            if bool(
+                (targets[:, 0] if self.target == "next_event" else targets).gt(UNKNOWN_ID).any()
+            ):
+                return True
+        return False
 
     def target_counts(self, size: int) -> Tensor:
         """How often each id below `size` is a target, `[size]` int64; of next items and types.
