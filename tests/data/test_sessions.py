@@ -400,6 +400,39 @@ def test_a_split_of_sessions_is_not_odd(tmp_path: Path, capfd: pytest.CaptureFix
     assert "warning" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("sort", "share"), [("numbers", "100.0%"), ("text", "100.0%"), ("none", ""), ("hash", "")]
+)
+def test_baskets_whose_items_are_sorted_are_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], sort: str, share: str
+) -> None:
+    mixed = '"user", "at", hash("user", "at", "item")'
+    random = np.random.default_rng(0)
+    baskets = [random.choice(np.arange(5, 500), 4, replace=False).tolist() for _ in range(100)]
+    if sort == "numbers":
+        baskets = [sorted(basket) for basket in baskets]
+    if sort == "text":
+        baskets = [sorted(basket, key=str, reverse=True) for basket in baskets]
+    # Ten customers with ten baskets each, all items of a basket at one time.
+    rows = [(i % 10, START + i, item) for i, basket in enumerate(baskets) for item in basket]
+    log = _log(tmp_path, rows, "user at item", user="user", **EVERYTHING)
+    if sort == "hash":
+        # What the message advises for sorted baskets.
+        query = f"SELECT * FROM '{log.path}' ORDER BY {mixed}"
+        log = replace(log, path=None, query=query)
+    prepare(log, tmp_path / "stores")
+    told = capfd.readouterr().err
+    if not share:
+        assert "sorted" not in told
+        return
+    assert (
+        "  warning: 300 of 390 pairs of neighbouring events have the same 'at', and in "
+        f"{share} of them 'item' is sorted: that is the order of the file, not of what happened, "
+        "and task=next_item would learn it. Give data.source.order a column with the true order; "
+        f"where there is none, mix them: data.source.query with ORDER BY {mixed}\n"
+    ) in told
+
+
 def test_ids_beyond_64_bits_and_unicode_are_exact(tmp_path: Path) -> None:
     big = 2**70
     path = tmp_path / "log.csv"

@@ -25,6 +25,7 @@ from unrolled.data.read_log import OpenedLog
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
 from unrolled.data.sequences import Integers, Sequences
 from unrolled.data.split_log import splits
+from unrolled.data.ties import sorted_ties
 from unrolled.data.write_store import Encode, list_batch, write_arrow, write_columns
 
 
@@ -54,6 +55,8 @@ class Store:
             order = order[found.alive[order]]
             check_splits(found, split, label, columns, log.labels_where)
         warnings = odd_splits(found, split, label, columns)
+        if columns.item is not None and "same_order" in found.spool:
+            warnings += sorted_ties(found, columns, log.words["category_0"])
         order = np.concatenate([order[split[order] == index] for index in range(len(SPLITS))])
         found.forget_order()
         self.progress.stage("counting")
