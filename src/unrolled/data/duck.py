@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import duckdb
 
-_SAFE = {
+_SAFE: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "allow_community_extensions": False,
     # A name after FROM is a table, never one of our Python variables.

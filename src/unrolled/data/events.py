@@ -33,6 +33,7 @@ from unrolled.data.store import JaggedSequences, Target, read_meta
 from unrolled.data.streams import StreamLoader
 from unrolled.data.tuning import HPO_VAL, Share, parts
 from unrolled.errors import UserError
+from unrolled.plain_files import written_beside
 
 Batching: TypeAlias = Literal["random", "bucketed", "packed", "stream"]
 
@@ -318,9 +319,11 @@ class EventData(SequenceData):
 
     def save_schema(self, directory: Path) -> None:
         """Copy what encodes new events: description, statistics and vocabularies."""
-        directory.mkdir(exist_ok=True)
-        shutil.copyfile(self.store / "store.json", directory / "store.json")
-        shutil.copytree(self.store / "vocab", directory / "vocab", dirs_exist_ok=True)
+        for file in [self.store / "store.json", *(self.store / "vocab").iterdir()]:
+            copy = directory / file.relative_to(self.store)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with written_beside(copy) as partial:
+                shutil.copyfile(file, partial)
 
     def load_schema(self, directory: Path) -> None:
         """Encode new events by the schema that `save_schema` wrote."""

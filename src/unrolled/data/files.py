@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import time
-import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from unrolled.errors import UserError
+from unrolled.plain_files import write_text
 
 _SETTLED_SECONDS = 2.0
 """A file changed since less than this may change once more without a new time of change."""
@@ -140,13 +141,9 @@ class Digests:
         """Remember; where that is not possible, files are read again the next time."""
         if self._path is None or not self._changed or not self._path.parent.is_dir():
             return
-        partial = self._path.with_name(f".digests-{uuid.uuid4().hex[:8]}")
-        try:
-            partial.write_text(json.dumps(self._known, indent=0))
-            partial.replace(self._path)
+        with suppress(OSError):
+            write_text(self._path, json.dumps(self._known, indent=0))
             self._changed = False
-        except OSError:
-            partial.unlink(missing_ok=True)
 
 
 def _state(file: Path) -> list[object]:

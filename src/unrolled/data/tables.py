@@ -14,6 +14,7 @@ import pyarrow as pa
 from unrolled.data.duck import connect, missing_extension
 from unrolled.data.files import LogFiles, LogQuery, TextFormat, matching_files
 from unrolled.errors import UserError, did_you_mean
+from unrolled.plain_files import written_beside
 
 _FORMATS = {
     ".parquet": "parquet",
@@ -285,17 +286,17 @@ def write_table(table: pa.Table, path: Path) -> None:
         UserError: When the folder can't be written.
     """
     kind = table_format(path)
-    partial = path.with_name(f".{path.name}.partial")
     options = "FORMAT parquet" if kind == "parquet" else "FORMAT csv, HEADER"
+    # By default DuckDB writes beside its file once more.
+    options += ", USE_TMP_FILE false"
     if path.suffix == ".tsv":
         options += ", DELIMITER '\t'"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with connect() as connection:
+        with written_beside(path) as partial, connect() as connection:
             connection.register("output_rows", table)
             quoted = str(partial).replace("'", "''")
             connection.execute(f"COPY output_rows TO '{quoted}' ({options})")
-        partial.replace(path)
     except (OSError, duckdb.IOException) as error:
         raise UserError(f"{path}: can't be written: {first_line(error)}") from error
 

@@ -20,6 +20,7 @@ from unrolled.data.tables import read_text_columns, require_column
 from unrolled.data.tensors import TensorSequences
 from unrolled.data.tuning import Share
 from unrolled.errors import UserError
+from unrolled.plain_files import write_text
 
 
 class SymbolSource(Protocol):
@@ -230,7 +231,7 @@ class TextData(SequenceData):
     def save_schema(self, directory: Path) -> None:
         """The vocabulary, which new texts are encoded by."""
         directory.mkdir(exist_ok=True)
-        (directory / "vocabulary.json").write_text(json.dumps(self.vocabulary) + "\n")
+        write_text(directory / "vocabulary.json", json.dumps(self.vocabulary) + "\n")
 
     def load_schema(self, directory: Path) -> None:
         """Encode new texts by the vocabulary that `save_schema` wrote."""

@@ -182,7 +182,9 @@ def _remove_abandoned(root: Path) -> None:
     """Remove what killed processes have left: the system has released their locks."""
     for partial in root.glob(".store-*.partial-*"):
         with suppress(OSError, Timeout):
-            # A new one may not have its lock yet.
+            # A new one may not have its lock yet; a link was not made here.
+            if partial.is_symlink():
+                continue
             if time.time() - partial.stat().st_mtime > _NEW_SECONDS:
                 with FileLock(partial / _LOCK, timeout=0):
                     shutil.rmtree(partial, ignore_errors=True)

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
+from unrolled.plain_files import written_beside
+
 
 def plot_run(run_dir: Path, main_metric: str, predictions: pa.Table | None) -> None:
     """Write the PNG files of `plots/`.
@@ -30,6 +32,11 @@ def plot_run(run_dir: Path, main_metric: str, predictions: pa.Table | None) -> N
         _free_run(run_dir)
     if (run_dir / "predictions" / "events_seen.parquet").exists():
         _events_seen(run_dir)
+
+
+def _save(figure: Figure, run_dir: Path, name: str) -> None:
+    with written_beside(run_dir / "plots" / f"{name}.png") as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def read_curves(run_dir: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -72,7 +79,7 @@ def _learning_curves(run_dir: Path, main_metric: str) -> None:
             metric_axes.axhline(score[key], label=f"{label} {score[key]:.4g}", **style)
     metric_axes.set(xlabel="step", ylabel=main_metric)
     metric_axes.legend()
-    figure.savefig(run_dir / "plots" / "learning_curves.png", dpi=120)
+    _save(figure, run_dir, "learning_curves")
 
 
 def _reliability(run_dir: Path, predictions: pa.Table, bins: int = 15) -> None:
@@ -95,7 +102,7 @@ def _reliability(run_dir: Path, predictions: pa.Table, bins: int = 15) -> None:
     axes.set(ylabel="share with label 1", title=f"Reliability, {bins} bins")
     axes.legend()
     below.set(xlabel="predicted probability", ylabel="sequences", yscale="log")
-    figure.savefig(run_dir / "plots" / "reliability.png", dpi=120)
+    _save(figure, run_dir, "reliability")
 
 
 def reliability(probability: Any, target: Any, bins: int) -> tuple[Any, Any, Any]:
@@ -154,7 +161,7 @@ def _events_seen(run_dir: Path) -> None:
         axes.minorticks_off()
         axes.legend()
     figure.suptitle("Test sequences cut to their first events; shorter ones are whole")
-    figure.savefig(run_dir / "plots" / "events_seen.png", dpi=120)
+    _save(figure, run_dir, "events_seen")
 
 
 def _times(run_dir: Path, predictions: pa.Table, bins: int = 20) -> None:
@@ -182,7 +189,7 @@ def _times(run_dir: Path, predictions: pa.Table, bins: int = 20) -> None:
     axes.plot(middle, middle, color="grey", linestyle=":", label="calibrated")
     axes.set(xlabel="predicted median of the time until the event", ylabel="observed time")
     axes.legend(loc="upper left")
-    figure.savefig(run_dir / "plots" / "times.png", dpi=120)
+    _save(figure, run_dir, "times")
 
 
 def _free_run(run_dir: Path) -> None:
@@ -209,4 +216,4 @@ def _free_run(run_dir: Path) -> None:
         error.lines[-1].set_label("0.1, not reached")
     error.set(xlabel="step", ylabel="absolute error")
     error.legend()
-    figure.savefig(run_dir / "plots" / "free_run.png", dpi=120)
+    _save(figure, run_dir, "free_run")

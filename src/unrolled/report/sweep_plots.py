@@ -11,6 +11,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from unrolled.plain_files import written_beside
+
 
 @dataclass(frozen=True)
 class Column:
@@ -88,7 +90,8 @@ def plot_slices(path: Path, columns: list[Column], scores: list[float], metric: 
         panel.set_xlabel(column.name)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(metric)
-    figure.savefig(path, dpi=120)
+    with written_beside(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def plot_parallel(
@@ -120,4 +123,5 @@ def plot_parallel(
     axes.set_xlim(-0.1, len(shown) - 0.6)
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=120)
+    with written_beside(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")

@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from unrolled.errors import UserError
+from unrolled.plain_files import written_beside
 from unrolled.run.directory import LAST, PREVIOUS
 
 
@@ -48,19 +49,17 @@ class CheckpointFiles(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         size = content.tell()
-        partial = path.with_name(f".{path.name}.partial")
         try:
             path.parent.mkdir(exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            if path.name == LAST and path.exists():
-                path.replace(path.with_name(PREVIOUS))
-            partial.replace(path)
+            with written_beside(path, alone=True) as partial:
+                with partial.open("wb") as file:
+                    file.write(content.getbuffer())
+                    file.flush()
+                    os.fsync(file.fileno())
+                if path.name == LAST and path.exists():
+                    path.replace(path.with_name(PREVIOUS))
             _sync(path.parent)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise NotWrittenError(
                 f"{path}: the checkpoint of {_readable(size)} could not be written: "
                 f"{error.strerror} ({_free(path.parent)} free); those before it are intact"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import filelock
 import yaml
 
 from unrolled.errors import UserError
+from unrolled.plain_files import require_plain_files, to_append, write_text
 from unrolled.run.drift import identity
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
@@ -71,12 +71,13 @@ class RunDirectory:
         """A run directory that is there.
 
         Raises:
-            UserError: When it is none.
+            UserError: When it is none, or has links that lead out of it.
         """
         run = cls(path)
         if not (path / "config.yaml").is_file():
             kind = "no such folder" if not path.is_dir() else "it has no config.yaml"
             raise UserError(f"{path}: not a run directory, {kind}")
+        require_plain_files(path)
         return run
 
     def config(self) -> dict[str, Any]:
@@ -111,7 +112,7 @@ class RunDirectory:
             self.write_json("status.json", status)
         except OSError:
             # In the place that it has already, which it needs no space for.
-            with (self.path / "status.json").open("r+") as file:
+            with to_append(self.path / "status.json").open("r+") as file:
                 file.write(json.dumps(status, indent=2) + "\n")
                 file.truncate()
 
@@ -134,14 +135,12 @@ class RunDirectory:
 
     def write(self, name: str, text: str) -> None:
         """Write a text file, complete or not at all."""
-        path = self.path / name
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            partial.write_text(text)
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        write_text(self.path / name, text)
+
+    @property
+    def log(self) -> Path:
+        """The file train.log, to add lines to."""
+        return to_append(self.path / "train.log")
 
     @property
     def checkpoints(self) -> Path:

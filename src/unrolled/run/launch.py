@@ -92,7 +92,7 @@ def start_in_background(
     """
     config = run.config()
     env = environment(config["trainer"]) | for_children() | variables
-    with (run.path / "train.log").open("ab") as log, Path(os.devnull).open("wb") as null:
+    with run.log.open("ab") as log, Path(os.devnull).open("wb") as null:
         if server is not None and not needs_agent(config):
             with suppress(OSError):
                 return server.start(
@@ -160,7 +160,7 @@ def environment(trainer: dict[str, Any]) -> dict[str, str]:
 
 def _output(run: RunDirectory, config: dict[str, Any]) -> dict[str, Any]:
     # torchrun writes to stderr when a rank fails; the reason is in status.json.
-    return {"stderr": (run.path / "train.log").open("ab")} if needs_agent(config) else {}
+    return {"stderr": run.log.open("ab")} if needs_agent(config) else {}
 
 
 def _forward(process: subprocess.Popen[bytes], number: int) -> Any:

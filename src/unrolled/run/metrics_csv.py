@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from unrolled.plain_files import to_append, written_beside
 
 
 class MetricsCSV(Logger):
@@ -106,7 +107,7 @@ class MetricsCSV(Logger):
             self._names += sorted(unknown)
             self._write_all()
         elif fresh:
-            with self.path.open("a", newline="") as file:
+            with to_append(self.path).open("a", newline="") as file:
                 csv.DictWriter(file, self._names).writerows(fresh)
             self._written = len(self._rows)
 
@@ -116,10 +117,8 @@ class MetricsCSV(Logger):
         self.save()
 
     def _write_all(self) -> None:
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with partial.open("w", newline="") as file:
+        with written_beside(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._names)
             writer.writeheader()
             writer.writerows(self._rows)
-        partial.replace(self.path)
         self._whole, self._written = True, len(self._rows)

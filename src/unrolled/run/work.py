@@ -79,7 +79,7 @@ def _work(run: RunDirectory, first: bool) -> int:
 def _log_to_file(run: RunDirectory, first: bool) -> None:
     """Send Python's log to train.log; only warnings of the first rank to the terminal."""
     rank = "" if "RANK" not in os.environ else f" rank {os.environ['RANK']}"
-    file = logging.FileHandler(run.path / "train.log", delay=True)
+    file = logging.FileHandler(run.log, delay=True)
     file.setFormatter(logging.Formatter(f"%(asctime)s{rank} %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(file)
     logging.getLogger().setLevel(logging.INFO)

@@ -15,6 +15,7 @@ from typing import IO
 from rich.console import RenderableType
 from rich.live import Live
 
+from unrolled.plain_files import to_append
 from unrolled.run import interruption
 from unrolled.run.parent import for_children
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
@@ -131,7 +132,7 @@ class Engine:
     def _start(self) -> subprocess.Popen[bytes]:
         # A file, not a pipe, whose end would wait for whatever a worker has started.
         words = tempfile.TemporaryFile()  # noqa: SIM115 - read when the worker has ended.
-        with (self.folder.path / "workers.log").open("ab") as log:
+        with to_append(self.folder.path / "workers.log").open("ab") as log:
             process = subprocess.Popen(
                 self._worker(), env={**os.environ, **for_children()},
                 stdin=subprocess.DEVNULL, stdout=words, stderr=log,

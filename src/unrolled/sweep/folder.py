@@ -23,6 +23,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from unrolled.errors import UserError
+from unrolled.plain_files import require_plain_files
 from unrolled.run.directory import RunDirectory
 from unrolled.run.launch import num_processes
 from unrolled.sweep.check import check_sweep, compose_trial, corners_of, trial_id
@@ -69,6 +70,7 @@ class SweepFolder:
 
     def __init__(self, path: Path, extra: list[str] | None = None) -> None:
         self.path = path.absolute()
+        require_plain_files(path)
         try:
             content = yaml.safe_load((path / FILE).read_text())
             plan = json.loads((path / PLAN).read_text())
@@ -188,6 +190,7 @@ def open_sweep(
         {**before, **given, "trials": wanted, "threads": threads, "extra": sweep.extra}
     )
     folder.mkdir(parents=True, exist_ok=True)
+    require_plain_files(folder)
     files = RunDirectory(folder)
     files.write(FILE, text)
     with _private() if has_password(plan.storage) else nullcontext():

@@ -8,6 +8,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from unrolled.plain_files import written_beside
 from unrolled.sweep.points import is_repeat, text_of
 from unrolled.sweep.record import Trial
 from unrolled.sweep.space import Sweep, Values
@@ -112,7 +113,7 @@ def advice(sweep: Sweep) -> list[str]:
 def write_configurations(sweep: Sweep, found: list[Group], path: Path) -> None:
     """All configurations as CSV, in their order."""
     keys = [key for key in sweep.parameters if not is_repeat(key)]
-    with path.open("w", newline="") as file:
+    with written_beside(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
             ["mean", "deviation", "half_interval", "repeats", "wanted", "trials", *keys]

@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
+from unrolled.plain_files import written_beside
 from unrolled.report.sweep_plots import Column, plot_parallel, plot_slices
 from unrolled.sweep.continuous import Continuous
 from unrolled.sweep.distributions import Categorical
@@ -85,7 +86,7 @@ def write_table(sweep: Sweep, trials: list[Trial], path: Path) -> None:
     keys = list(sweep.parameters)
     # What early termination went by, where that is another metric.
     watched = [sweep.watched] if sweep.watched != sweep.metric.name else []
-    with path.open("w", newline="") as file:
+    with written_beside(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["trial", "state", sweep.metric.name, *watched, "seconds", "error", *keys])
         for t in trials:
