@@ -12,6 +12,7 @@ import typer
 
 from unrolled import __version__
 from unrolled.errors import UserError
+from unrolled.run.process import run_process
 from unrolled.terminal import say
 
 if TYPE_CHECKING:
@@ -36,14 +37,14 @@ Allow = Annotated[
 
 def main() -> NoReturn:
     """The entry point of `unrolled`."""
-    sys.exit(guarded(lambda: app(standalone_mode=True)))
+    run_process(lambda: guarded(lambda: app(standalone_mode=True)))
 
 
 def train() -> NoReturn:
     """The entry point of `train.py`."""
     from unrolled.run.session import train as run_session
 
-    sys.exit(guarded(lambda: run_session(sys.argv[1:], shlex.join(sys.argv))))
+    run_process(lambda: guarded(lambda: run_session(sys.argv[1:], shlex.join(sys.argv))))
 
 
 @app.command("train", context_settings=_HYDRA, add_help_option=False)
@@ -117,18 +118,21 @@ def evaluate_command(
     """Test a run's best checkpoint again, also on other data."""
     import json
 
+    from unrolled.data.outputs import require_output, write_whole
     from unrolled.run.allowed import allow as allow_packages
+    from unrolled.run.directory import RunDirectory
     from unrolled.run.evaluate import evaluate
     from unrolled.run.show import show_scores
 
     allow_packages(allow or [], query=allow_query)
+    if output is not None:
+        given = [Path(text.partition("=")[2]) for text in overrides or []]
+        require_output(output, [".json"], [*given, *RunDirectory.open(run_dir).files_to_keep()])
     scores = evaluate(run_dir, overrides or [], checkpoint)
     show_scores(scores)
     if output is not None:
-        try:
-            output.write_text(json.dumps(scores, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{output}: can't be written: {error.strerror}") from error
+        text = json.dumps(scores, indent=2) + "\n"
+        write_whole(output, lambda partial: partial.write_text(text))
 
 
 @app.command("predict")
@@ -138,7 +142,10 @@ def predict_command(
         Path | None, typer.Option(help="Parquet or CSV with new sequences.", show_default=False)
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Parquet or CSV for the predictions.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="For the predictions: Parquet, CSV, Arrow or Feather.", show_default=False
+        ),
     ] = None,
     sequence: Annotated[
         str | None, typer.Option(help="One sequence, typed: 01101...", show_default=False)
@@ -220,10 +227,10 @@ def options(
 def guarded(work: Callable[[], int | None]) -> int:
     """Run a command; a mistake of the user becomes its message and exit code 2."""
     from unrolled.run.allowed import leave_out_working_folder
-    from unrolled.run.interruption import WARNINGS
+    from unrolled.run.interruption import taken
 
     leave_out_working_folder()
-    for number in (signal.SIGTERM, *WARNINGS):
+    for number in taken() - {signal.SIGINT}:
         # As Ctrl-C: a job that is told to end while it prepares its data may be started again.
         signal.signal(number, signal.default_int_handler)
     try:

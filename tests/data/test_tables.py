@@ -15,7 +15,6 @@ from unrolled.data.tables import (
     require_column,
     scan,
     table_format,
-    write_table,
 )
 from unrolled.errors import UserError
 
@@ -115,20 +114,6 @@ def test_a_missing_column_is_told_with_its_key_and_the_nearest_name() -> None:
     assert str(error.value) == (
         "log.csv: no column 'prise' (asked for by data.source.numeric); did you mean 'price'?"
     )
-
-
-@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "deep/out.tsv"])
-def test_a_written_table_is_read_back(tmp_path: Path, name: str) -> None:
-    table = pa.table({"id": ["007", "b,\t'c"], "text": ["x", "y"]})
-    write_table(table, tmp_path / name)
-    assert read_text_columns(tmp_path / name).to_pylist() == table.to_pylist()
-    assert [f.name for f in (tmp_path / name).parent.iterdir()] == [Path(name).name]
-
-
-def test_a_table_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/out\.csv: can't be written: "):
-        write_table(pa.table({"a": [1]}), tmp_path / "file" / "out.csv")
 
 
 def test_parquet_keeps_its_types(tmp_path: Path) -> None:

@@ -125,7 +125,8 @@ def test_prediction_refuses_what_does_not_fit_and_writes_nothing(
     cases = [
         ("in.csv", "out.csv", "column 'bits', row 1: '010' is not a string of 9 bits"),
         ("missing.csv", "out.csv", "missing.csv: no such file"),
-        ("in.csv", "out.xls", "out.xls: unknown format '.xls'"),
+        ("in.csv", "out.xls", "out.xls: a file named *.xls can't be written; use .arrow, .csv"),
+        ("in.csv", "in.csv", "in.csv: is read; name another file to write to"),
     ]
     for source, output, message in cases:
         done = unrolled(

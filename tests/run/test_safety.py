@@ -91,7 +91,7 @@ FORBIDDEN = [
     "unrolled.cli.main",
     "unrolled.run.launch.launch",
     "unrolled.run.launch.subprocess.Popen",
-    "unrolled.data.tables.write_table",
+    "unrolled.data.outputs.write_table",
     "unrolled.models.state.torch.load",
     "unrolled.tasks.base.lightning.pytorch.cli.LightningCLI",
     "unrolled.models.head",

@@ -17,7 +17,7 @@ from unrolled.data.batching import BatchLoader
 from unrolled.data.events import EventData
 from unrolled.data.log import EventLog
 from unrolled.data.schema import Schema
-from unrolled.data.tables import write_table
+from unrolled.data.outputs import write_table
 from unrolled.errors import UserError
 from unrolled.models.embedding import EventEmbedding
 from unrolled.models.head import ClassificationHead

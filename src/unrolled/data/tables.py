@@ -1,4 +1,4 @@
-"""Tables that users hand in and get back: Parquet and CSV, read and written by DuckDB."""
+"""Tables that users hand in: Parquet and CSV, read by DuckDB."""
 
 from __future__ import annotations
 
@@ -277,28 +277,6 @@ def read_text_columns(path: Path) -> pa.Table:
             return connection.sql(f"SELECT * FROM {scan(path)}").to_arrow_table()
         except duckdb.Error as error:
             raise UserError(f"{path}: {first_line(error)}") from error
-
-
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write Parquet or CSV, by the name of the file; complete or not at all.
-
-    Raises:
-        UserError: When the folder can't be written.
-    """
-    kind = table_format(path)
-    options = "FORMAT parquet" if kind == "parquet" else "FORMAT csv, HEADER"
-    # By default DuckDB writes beside its file once more.
-    options += ", USE_TMP_FILE false"
-    if path.suffix == ".tsv":
-        options += ", DELIMITER '\t'"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(path) as partial, connect() as connection:
-            connection.register("output_rows", table)
-            quoted = str(partial).replace("'", "''")
-            connection.execute(f"COPY output_rows TO '{quoted}' ({options})")
-    except (OSError, duckdb.IOException) as error:
-        raise UserError(f"{path}: can't be written: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

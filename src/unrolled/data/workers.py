@@ -244,7 +244,7 @@ def _map(values: dict[str, Any], function: Any) -> dict[str, Any]:
 
 def _begin_worker(parent: int, worker: int) -> None:
     # Signals of a terminal or of SLURM reach the whole group; it is the main process that answers.
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.platform == "linux":
         # A worker that outlived a killed run would hold the lock of the run directory.

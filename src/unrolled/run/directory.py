@@ -142,6 +142,14 @@ class RunDirectory:
         """The file train.log, to add lines to."""
         return to_append(self.path / "train.log")
 
+    def files_to_keep(self) -> list[Path]:
+        """What no other output may overwrite: the run's own files, and those that it was made of.
+
+        Files in `predictions/` may be written anew.
+        """
+        own = [p for p in self.path.rglob("*") if p.is_file() and p.parent.name != "predictions"]
+        return [*own, *(Path(text) for text in _texts(self.config().get("data")))]
+
     @property
     def checkpoints(self) -> Path:
         """The folder of best.ckpt, last.ckpt and previous.ckpt."""
@@ -200,6 +208,14 @@ class RunDirectory:
                 parent.rmdir()
             except OSError:
                 break
+
+
+def _texts(node: Any) -> list[str]:
+    """The texts in a part of a config."""
+    if isinstance(node, dict | list):
+        below = node.values() if isinstance(node, dict) else node
+        return [text for part in below for text in _texts(part)]
+    return [node] if isinstance(node, str) else []
 
 
 def config_hash(config: dict[str, Any]) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unrolled.data.tables import scan, table_format, write_table
+from unrolled.data.outputs import TABLES, require_output, write_table
+from unrolled.data.tables import scan
 from unrolled.run.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def predict(run_dir: Path, input_path: Path, output_path: Path) -> int:
     Args:
         run_dir: A run with a checkpoint.
         input_path: Parquet or CSV in the shape that the run's data has.
-        output_path: Parquet or CSV.
+        output_path: Parquet, CSV, Arrow or Feather by its name; none of the files that are read.
 
     Returns:
         The number of sequences.
@@ -33,7 +34,7 @@ def predict(run_dir: Path, input_path: Path, output_path: Path) -> int:
     Raises:
         UserError: When the run, the input or the output is not usable; nothing is written then.
     """
-    table_format(output_path)
+    require_output(output_path, TABLES, [input_path, *RunDirectory.open(run_dir).files_to_keep()])
     scan(input_path)
     table = _predict(run_dir, lambda data: data.read(input_path))
     write_table(table, output_path)

@@ -208,7 +208,7 @@ def _finite(value: float) -> float | None:
 
 def finish(run: RunDirectory, task: SequenceTask, data: SequenceData) -> None:
     """Predictions of a test set that is not too large, and the plots."""
-    from unrolled.data.tables import write_table
+    from unrolled.data.outputs import write_table
     from unrolled.report.plots import plot_run
     from unrolled.run.predictions import predict_split
 
