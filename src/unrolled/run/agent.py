@@ -34,10 +34,11 @@ from unrolled.run.failure import (
     read_failures,
     who_gave_up,
 )
-from unrolled.run.interruption import WARNINGS
+from unrolled.run.interruption import WARNINGS, taken
 from unrolled.run.launch import num_processes
 from unrolled.run.machines import SECONDS_TO_MEET, Machine, this_machine
 from unrolled.run.parent import SECONDS_TO_SAVE, for_children, watch_parent
+from unrolled.run.process import run_process
 from unrolled.run.work import FAILED, FINISHED, IN_USE, INTERRUPTED, USER_ERROR
 
 WORK = ("-P", "-m", "unrolled.run.work")
@@ -57,7 +58,9 @@ def main(run_dir: str) -> int:
     # SLURM warns all processes at once: the parent turns it into SIGTERM.
     for number in WARNINGS:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, _Interrupt())
+    handler = _Interrupt()
+    for number in taken() - {*WARNINGS}:
+        signal.signal(number, handler)
     watch_parent()
     os.environ.update(for_children())
     # Else all attempts have one store, and a process that is started again may read in it where its
@@ -126,14 +129,17 @@ def _launch_config(machine: Machine, processes: int, restarts: int) -> LaunchCon
         # Without files of its own: the processes write to the run directory.
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
         local_addr=machine.address,
-        # Ctrl-C is ours: a second one must not wait.
-        signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",
+        # The others are ours: what torchrun does at a second one would end the saving.
+        signals_to_handle="SIGQUIT",
         shutdown_timeout=int(SECONDS_TO_SAVE),
     )
 
 
 class _Interrupt:
-    """Ctrl-C: the first is handed to the processes, which save; the second ends them at once."""
+    """The first signal is handed to the processes, which save; a second Ctrl-C ends them at once.
+
+    A closed terminal sends its signal several times, and the parent hands it on once more.
+    """
 
     def __init__(self) -> None:
         self.received = 0.0
@@ -141,8 +147,8 @@ class _Interrupt:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if not self.received:
             self.received = time.monotonic()
-            raise SignalException("Ctrl-C", sigval=signal.SIGINT)
-        if time.monotonic() - self.received < 1.0:
+            raise SignalException(signal.Signals(number).name, sigval=signal.Signals(number))
+        if number != signal.SIGINT or time.monotonic() - self.received < 1.0:
             # The terminal's, and the same one handed on by the parent.
             return
         _kill_processes()
@@ -215,4 +221,4 @@ def _tell(run: RunDirectory, machine: Machine, message: str, user_error: bool = 
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    run_process(lambda: main(sys.argv[1]))

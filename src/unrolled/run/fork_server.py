@@ -7,7 +7,6 @@ exit code.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import importlib
 import os
@@ -15,14 +14,13 @@ import pickle
 import select
 import socket
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import NoReturn
 
 from unrolled.run.parent import for_children
+from unrolled.run.process import run_process
 
 LARGEST_MESSAGE = 2**20
 """Bytes of a request or of an answer."""
@@ -30,8 +28,8 @@ LARGEST_MESSAGE = 2**20
 Job = Callable[[], int | None]
 
 
-def main(descriptor: int, modules: list[str]) -> NoReturn:
-    """Import, then fork what is asked for; in a forked process, what it has to do."""
+def main(descriptor: int, modules: list[str]) -> int | None:
+    """Import, then fork what is asked for; in a forked process, do its job and return its code."""
     for module in modules:
         # What is not there is told by whoever needs it.
         with suppress(ImportError):
@@ -46,14 +44,8 @@ def main(descriptor: int, modules: list[str]) -> NoReturn:
         with suppress(BrokenPipeError):
             requests.send(b"up")
         job = _serve(requests)
-    code = job() or 0 if job is not None else 0
-    # What a new process does at its end, but for taking down the imported libraries, which would
-    # copy all of their memory first. `multiprocessing` ends its processes like this, too.
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    # In a forked process, taking down the libraries would copy all of their memory first.
+    return job() if job is not None else None
 
 
 def _serve(requests: socket.socket) -> Job | None:
@@ -119,4 +111,4 @@ def _begin(request: bytes, output: int, errors: int, of_server: dict[str, str]) 
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    run_process(lambda: main(int(sys.argv[1]), sys.argv[2:]))

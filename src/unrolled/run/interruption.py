@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: SIGTERM, SLURM's warnings SIGUSR1 and SIGUSR2, Ctrl-C.
+"""Signals that ask a run to stop: SIGTERM, Ctrl-C, a closed terminal, SLURM's two warnings.
 
 While a model is trained a signal is only noted; the training saves where it is after the step that
 it is in (or after the validation) and leaves by `Interrupted`. At any other time there is nothing
@@ -21,11 +21,21 @@ WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 """What SLURM sends to all processes of a job before it ends it: `--signal=USR1@60` in a job script,
 SIGUSR2 by submitit."""
 
-SIGNALS = (signal.SIGTERM, *WARNINGS, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, *WARNINGS, signal.SIGINT)
+"""All that ask a run to stop. A terminal that is closed sends SIGHUP, often more than once."""
 
 SAME = 1.0
 """Seconds in which a repeated Ctrl-C is the same one: a terminal sends it to all processes of the
 run, and torchrun hands on its own."""
+
+
+def taken() -> set[signal.Signals]:
+    """Those of the signals that this process takes.
+
+    `nohup` starts a process with SIGHUP ignored, and it stays ignored.
+    """
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return {*SIGNALS} - ({signal.SIGHUP} if nohup else set())
 
 
 class Interrupted(BaseException):
@@ -42,7 +52,7 @@ class Interruption:
 
     def listen(self) -> None:
         """Take the signals from now on; before Lightning is built, which leaves handlers alone."""
-        for number in SIGNALS:
+        for number in taken():
             signal.signal(number, self._handle)
 
     @contextmanager

@@ -62,7 +62,7 @@ def launch(run: RunDirectory) -> int:
     """
     machine = this_machine(run.config()["trainer"])
     process = start(run)
-    previous = {s: signal.signal(s, _forward(process, s)) for s in interruption.SIGNALS}
+    previous = {s: signal.signal(s, _forward(process, s)) for s in interruption.taken()}
     try:
         code = process.wait()
     finally:

@@ -17,6 +17,7 @@ from unrolled.run.directory import RunDirectory, now
 from unrolled.run.failure import failed, forget_failures, has_agent, read_failures, times_restarted
 from unrolled.run.interruption import EXIT_CODE, Interrupted, interruption
 from unrolled.run.parent import watch_parent
+from unrolled.run.process import run_process
 
 FINISHED, FAILED, USER_ERROR, IN_USE, INTERRUPTED = 0, 1, 2, 3, EXIT_CODE
 """Exit codes; IN_USE: another process owns the run directory, nothing in it was touched."""
@@ -103,4 +104,4 @@ def whole_process(run_dir: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(whole_process(sys.argv[1]))
+    run_process(lambda: whole_process(sys.argv[1]))

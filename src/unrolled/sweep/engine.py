@@ -64,7 +64,7 @@ class Engine:
         """
         for note in self.folder.notes:
             self.console.print(note)
-        previous = {s: signal.signal(s, self._handle) for s in interruption.SIGNALS}
+        previous = {s: signal.signal(s, self._handle) for s in interruption.taken()}
         try:
             self._processes = [self._start() for _ in range(self.workers)]
             if self.console.is_terminal:
@@ -164,7 +164,8 @@ class Engine:
             self.console.print(f"[{over}/{self.ledger.wanted}] {show.line(self.sweep, trial)}")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
+        # A closed terminal sends its signal several times.
+        if self.interrupted and number == signal.SIGINT:
             for process in self._processes:
                 process.kill()
         self.interrupted = True

@@ -20,6 +20,7 @@ from unrolled.run import interruption
 from unrolled.run.allowed import leave_out_working_folder
 from unrolled.run.launch import environment
 from unrolled.run.parent import VARIABLE
+from unrolled.run.process import run_process
 from unrolled.run.warm import MODULES, Server
 from unrolled.run.work import USER_ERROR
 from unrolled.sweep.devices import Devices, devices_wanted
@@ -56,7 +57,7 @@ class Worker:
 
     def listen(self) -> None:
         """Take signals as the wish to leave; trials save where they are."""
-        for number in interruption.SIGNALS:
+        for number in interruption.taken():
             signal.signal(number, self._handle)
 
     def work(self) -> int:
@@ -141,4 +142,4 @@ def main(folder: str, extra: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    run_process(lambda: main(sys.argv[1], sys.argv[2:]))
