@@ -18,9 +18,9 @@ from unrolled.data import store
 from unrolled.data.batch import NO_TARGET
 from unrolled.data.events import EventData
 from unrolled.data.log import EventLog
+from unrolled.data.outputs import write_table
 from unrolled.data.prepare import prepare
 from unrolled.data.store import JaggedSequences, Target, read_meta
-from unrolled.data.outputs import write_table
 from unrolled.errors import UserError
 
 ITEMS = torch.tensor([5, 6, 5, 9, 7, 8], dtype=torch.int32)

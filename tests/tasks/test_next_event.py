@@ -16,8 +16,8 @@ from unrolled.data.batch import NO_TARGET
 from unrolled.data.batching import BatchLoader
 from unrolled.data.events import EventData
 from unrolled.data.log import EventLog
-from unrolled.data.schema import Schema
 from unrolled.data.outputs import write_table
+from unrolled.data.schema import Schema
 from unrolled.errors import UserError
 from unrolled.models.embedding import EventEmbedding
 from unrolled.models.head import ClassificationHead

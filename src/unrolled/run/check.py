@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import typing
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -18,6 +17,7 @@ from unrolled.errors import UserError, did_you_mean
 from unrolled.run.experiment import HYDRA_KEYS
 from unrolled.run.signatures import REQUIRED, Parameter, Signature, read_signature
 from unrolled.run.targets import allowed_signature
+from unrolled.run.typed_paths import user_path
 
 EXPERIMENT = "unrolled.run.experiment.Experiment"
 """The signature of the whole config."""
@@ -169,7 +169,7 @@ class _Checker:
         except ValidationError as error:
             self.problem(key, f"{json.dumps(value)} does not fit: {_reason(error, parameter)}")
         if parameter.is_path and isinstance(value, str):
-            return str(Path(value).expanduser().absolute())
+            return str(user_path(value).absolute())
         return value
 
     def nested(self, value: Any, key: tuple[str, ...]) -> Any:

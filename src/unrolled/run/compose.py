@@ -21,6 +21,7 @@ from unrolled.run.check import check, with_defaults
 from unrolled.run.conf import PRIMARY, conf_dir, search_path
 from unrolled.run.origins import Origins
 from unrolled.run.overrides import CommandLine
+from unrolled.run.typed_paths import for_hydra
 
 _NO_LOGGING = ["++hydra.job_logging.root=null", "++hydra.hydra_logging.root=null"]
 """Whatever a config file says: Python's logging calls what its configuration names."""
@@ -50,7 +51,7 @@ def compose(line: CommandLine) -> Composed:
         _translated(),
         hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="unrolled"),
     ):
-        searched = [f"hydra.searchpath=[file://{folder}]"] if folder else []
+        searched = [f"hydra.searchpath=[{for_hydra(f'file://{folder}')}]"] if folder else []
         cfg = hydra.compose(PRIMARY, [*searched, *line.overrides], return_hydra_config=True)
         choices = dict(cfg.hydra.runtime.choices)
         OmegaConf.set_struct(cfg, False)

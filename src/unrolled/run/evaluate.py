@@ -8,13 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from unrolled.errors import UserError
 from unrolled.run.allowed import require_trusted_sources
 from unrolled.run.check import check
 from unrolled.run.directory import RunDirectory
-from unrolled.run.overrides import read_command_line
+from unrolled.run.overrides import changed, read_command_line, typed_values
 
 CHANGEABLE = (
     "data.source.path",
@@ -92,12 +90,8 @@ def _changed(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
         )  # fmt: skip
     # Not built here, so that what has become of their classes does not matter.
     unused: dict[str, Any] = {"callbacks": {}, "logger": {}}
-    typed = OmegaConf.from_dotlist([o.lstrip("+") for o in line.overrides])
-    changed = OmegaConf.merge(OmegaConf.create({**config, **unused}), typed)
-    plain = OmegaConf.to_container(changed)
-    assert isinstance(plain, dict)
     complete = check(
-        {str(k): v for k, v in plain.items()},
+        changed({**config, **unused}, typed_values(line)),
         lambda key: "command line" if ".".join(key) in line.values else "",
     )
     if any(key.startswith("data.") and key != "data.store_dir" for key in line.values):

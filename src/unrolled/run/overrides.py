@@ -7,15 +7,20 @@ says which keys exist.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from unrolled.errors import UserError, did_you_mean
 from unrolled.run.conf import choices, groups, search_path
+from unrolled.run.typed_paths import for_hydra, typed_path
 
 PASSED_ON = {
     "--help",
@@ -134,7 +139,10 @@ def _overrides(typed: list[str], line: CommandLine) -> list[str]:
     parser = OverridesParser.create()
     for text in typed:
         # An agent of W&B writes a sweep's null as Python does; Hydra would take it for a word.
-        text = f"{text.removesuffix('None')}null" if text.endswith("=None") else text
+        name, _, value = text.partition("=")
+        text = f"{name}=null" if value == "None" else text
+        if (path := typed_path(text, multirun=line.multirun)) is not None:
+            value, text = path, f"{name}={for_hydra(path)}"
         try:
             override = parser.parse_override(text)
         except HydraException as error:
@@ -152,9 +160,50 @@ def _overrides(typed: list[str], line: CommandLine) -> list[str]:
             result.append(f"++{text}")
         if override.is_sweep_override() and not line.multirun:
             problems.append(f"{text}: several values; add -m to run every combination")
-        line.values[key] = text.partition("=")[2]
+        line.values[key] = "null" if value == "None" else value
     if problems:
         raise UserError(*problems)
+    return result
+
+
+def typed_values(line: CommandLine) -> dict[str, Any]:
+    """The values that were typed for single keys, as Hydra reads them.
+
+    Raises:
+        UserError: For what adds to a config or deletes from it in another way.
+    """
+    values: dict[str, Any] = {}
+    for override in OverridesParser.create().parse_overrides(line.overrides):
+        if override.is_delete():
+            raise UserError(f"{override.input_line}: give a value, key=value")
+        values[override.key_or_group] = override.value()
+    # Interpolations by themselves: a path in the run's own config may look like one.
+    try:
+        plain = OmegaConf.to_container(OmegaConf.create([*values.values()]), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    assert isinstance(plain, list)
+    return dict(zip(values, plain, strict=True))
+
+
+def changed(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A config with other values.
+
+    Args:
+        config: Plain data, left as it is.
+        values: By dotted keys; a mapping is merged with the one that is there.
+    """
+    result = copy.deepcopy(config)
+    for key, value in values.items():
+        *above, last = key.split(".")
+        node = result
+        for name in above:
+            if not isinstance(node.get(name), dict):
+                node[name] = {}
+            node = node[name]
+        if isinstance(value, dict) and isinstance(node.get(last), dict):
+            value = changed(node[last], value)
+        node[last] = value
     return result
 
 

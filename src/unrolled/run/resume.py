@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
 from unrolled.errors import UserError
 from unrolled.run.check import check
 from unrolled.run.directory import LAST, RunDirectory, task_name
 from unrolled.run.drift import MAY_DIFFER, drift, identity
-from unrolled.run.overrides import CommandLine
+from unrolled.run.overrides import CommandLine, changed, typed_values
 
 LIMITS = ("max_steps", "max_epochs", "max_time")
 """Arguments of the trainer that say how far a run goes."""
@@ -112,27 +113,19 @@ def _with_values(config: dict[str, Any], line: CommandLine) -> dict[str, Any]:
     Raises:
         UserError: For what a run can't go on with, and for values of the wrong type.
     """
-    typed = [o.lstrip("+") for o in line.overrides if not o.lstrip("+").startswith("resume=")]
-    if groups := [o for o in typed if isinstance(config.get(o.partition("=")[0]), dict)]:
+    typed = {key: value for key, value in typed_values(line).items() if key != "resume"}
+    if groups := [key for key in typed if isinstance(config.get(key), dict)]:
         raise UserError(
-            f"resume goes on with the run's own config; {groups[0]} would choose another. Type the "
-            "whole experiment beside resume=, or single values: trainer.max_steps=..."
+            f"resume goes on with the run's own config; {groups[0]}={line.values[groups[0]]} would "
+            "choose another. Type the whole experiment beside resume=, or single values: "
+            "trainer.max_steps=..."
         )
-    changed = OmegaConf.merge(OmegaConf.create(config), OmegaConf.from_dotlist(typed))
     checked = check(
-        _plain(changed),
+        changed(config, typed),
         lambda key: "command line" if ".".join(key) in line.values else "",
         # Not what the run was allowed: its config may be another's by now.
         frozenset(line.allowed),
     )
     # Not all of what is checked: a default that is new since the run began is none of the run's.
-    result = OmegaConf.create(config)
-    for key in (o.partition("=")[0] for o in typed):
-        OmegaConf.update(result, key, OmegaConf.select(OmegaConf.create(checked), key))
-    return _plain(result)
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}
+    as_checked = {key: reduce(getitem, key.split("."), checked) for key in typed}
+    return changed(config, as_checked)

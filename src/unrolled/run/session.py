@@ -23,6 +23,7 @@ from unrolled.run.overrides import CommandLine, read_command_line
 from unrolled.run.requeue import in_submitit, requeue, was_restarted
 from unrolled.run.resume import LIMITS, find, resume
 from unrolled.run.show import short, show_result, show_runs
+from unrolled.run.typed_paths import user_path
 from unrolled.run.wandb_run import in_sweep
 from unrolled.run.work import FAILED, FINISHED, INTERRUPTED, USER_ERROR
 from unrolled.terminal import say, say_error
@@ -53,7 +54,7 @@ def train(arguments: list[str], command: str) -> int:
                 "resume=RUN_DIR names one run; with -m use resume=auto hydra.sweep.dir=runs/NAME"
             )
         whole = {"task", "experiment"} & set(line.values)
-        return _resume(Path(given), compose(line).config if whole else None, line)
+        return _resume(user_path(given), compose(line).config if whole else None, line)
     if line.shows:
         run_hydra(line, lambda cfg: None)
         return FINISHED
