@@ -18,8 +18,8 @@ from unrolled.run.overrides import changed, read_command_line, typed_values
 from unrolled.run.resume import resume
 from unrolled.run.typed_paths import for_hydra, typed_path
 
-HARD = ["Läufe/π 数 [1] {a:1}, c=d #1", "it's \"a\" \\'b' \\", "a(b", "model.hidden_size=8,optimizer.lr=1e-3",
-        "1e3", "~no-such-user", "x=None", " a\n\t"]  # fmt: skip
+HARD = ["Läufe/π 数 [1] {a:1}, c=d #1", "it's \"a\" \\'b' \\", "a(b",
+        "model.hidden_size=8,optimizer.lr=1e-3", "1e3", "~no-such-user", "x=None", " a\n\t"]  # fmt: skip
 """Names that Hydra's grammar refuses, takes for something else, or cuts."""
 
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
@@ -85,7 +85,7 @@ def test_all_that_is_a_path_reaches_the_config(
         "_target_: unrolled.models.recurrent.LSTM\nnum_layers: 2\n"
     )
     monkeypatch.chdir(tmp_path)
-    paths = {key: f"{tmp_path}/{name}" for key in ("data.source.path", "data.source.labels")}
+    paths = dict.fromkeys(("data.source.path", "data.source.labels"), f"{tmp_path}/{name}")
     line = read_command_line(
         ["task=purchase_intent", "data=clickstream", f"run_dir={name}", f"data.store_dir={name}",
          "model=mine", f"--config-dir={folder}", *(f"{k}={v}" for k, v in paths.items())]
