@@ -18,8 +18,16 @@ from unrolled.run.overrides import changed, read_command_line, typed_values
 from unrolled.run.resume import resume
 from unrolled.run.typed_paths import for_hydra, typed_path
 
-HARD = ["Läufe/π 数 [1] {a:1}, c=d #1", "it's \"a\" \\'b' \\", "a(b",
-        "model.hidden_size=8,optimizer.lr=1e-3", "1e3", "~no-such-user", "x=None", " a\n\t"]  # fmt: skip
+HARD = [
+    "Läufe/π 数 [1] {a:1}, c=d #1",
+    "it's \"a\" \\'b' \\",
+    "a(b",
+    "model.hidden_size=8,optimizer.lr=1e-3",
+    "1e3",
+    "~no-such-user",
+    "x=None",
+    " a\n\t",
+]
 """Names that Hydra's grammar refuses, takes for something else, or cuts."""
 
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)

@@ -14,7 +14,6 @@ import pyarrow as pa
 from unrolled.data.duck import connect, missing_extension
 from unrolled.data.files import LogFiles, LogQuery, TextFormat, matching_files
 from unrolled.errors import UserError, did_you_mean
-from unrolled.plain_files import written_beside
 
 _FORMATS = {
     ".parquet": "parquet",
