@@ -298,15 +298,15 @@ def test_ids_that_a_floating_point_number_can_not_hold_are_told(tmp_path: Path) 
 
 
 def test_parquet_files_with_a_column_of_two_types_are_told(tmp_path: Path) -> None:
-    for name, price, rest in (("a", [1, 2], "x"), ("b", [2.4, 2.6], 1)):
+    for name, price, rest in (("a", [1, 2], "x"), ("b", ["2.4", "?"], 1)):
         rows = pa.table({"visit": [1, 1], "second": [1, 2], "price": price, "rest": [rest] * 2})
         pq.write_table(rows, tmp_path / f"{name}.parquet")
     log = EventLog(
         path=tmp_path / "?.parquet", sequence="visit", time="second", categorical=["price"]
     )
     assert _refused(tmp_path, log) == (
-        f"{tmp_path}/b.parquet: column 'price' is of the type DOUBLE, and BIGINT in "
-        f"{tmp_path}/a.parquet; write it in one type"
+        f"{tmp_path}/b.parquet: column 'price' is of the type VARCHAR, and BIGINT in "
+        f"{tmp_path}/a.parquet; no type holds the values of both: write it in one type"
     )
 
 
@@ -331,8 +331,11 @@ def test_an_arrow_file_is_read_and_one_that_was_cut_is_told(tmp_path: Path) -> N
     [
         ({"names": ["a", "b"]}, "{path}: the first line has 6 values separated by ',', and "
          "data.source.names names 2 columns"),
-        ({"path": None}, "data.source: give either path or query"),
-        ({"query": "SELECT 1"}, "data.source: give either path or query"),
+        ({"path": None}, "data.source: give path, the files of the log, or query, or both"),
+        ({"query": "SELECT 1"}, "data.source: the query does not read the table log, which stands "
+         "for the files of path; write FROM log, or give one of the two"),
+        ({"path": None, "query": "FROM log"}, "data.source: the query reads the table log, which "
+         "stands for the files of path: give it"),
         ({"path": None, "query": "SELECT * FROM nothing"}, "data.source.query: Catalog Error: "
          "Table with name nothing does not exist!"),
         ({"path": None, "query": "SELECT 1 AS second"}, "data.source.query: no column 'visit' "

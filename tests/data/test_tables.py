@@ -68,7 +68,7 @@ def test_a_glob_reads_its_files_in_order_of_their_names(tmp_path: Path) -> None:
 
 def test_files_of_a_glob_with_other_columns_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("u,v\n1,2\n")
-    (tmp_path / "b.csv").write_text("v,u\n1,2\n")
+    (tmp_path / "b.csv").write_text("v,w\n1,2\n")
     with pytest.raises(UserError) as error:
         scan(tmp_path / "*.csv")
     assert str(error.value) == f"{tmp_path}/b.csv: has other columns than {tmp_path}/a.csv"
@@ -79,7 +79,7 @@ def test_files_of_a_glob_with_other_columns_are_named(tmp_path: Path) -> None:
     [
         (b"", "the file is empty; the first line must name the columns"),
         (b"a,A\n1,2\n", "more than one column is called 'a'"),
-        (b"caf\xe9\n1\n", "can't be read as CSV: 'utf-8' codec can't decode byte 0xe9 in position"),
+        (b"caf\xe9\n1\n", "the first line is not in the encoding utf-8"),
         (b"a,b\n1,caf\xe9\n", "Invalid Input Error: CSV Error on Line: 2: Invalid unicode"),
         (b"a,b\n1,2\n1,2,3\n", "CSV Error on Line: 3: Expected Number of Columns: 2 Found: 3"),
         (b"a,b\n1,2\n1\n", "CSV Error on Line: 3: Expected Number of Columns: 2 Found: 1"),

@@ -9,7 +9,8 @@ from typing import Any
 
 import rich.progress
 
-from unrolled.data.log import LogColumns
+from unrolled.data.files import LogFiles
+from unrolled.data.log import EventLog, LogColumns, Table
 from unrolled.data.times import as_date
 from unrolled.terminal import Terminal, say
 
@@ -131,3 +132,19 @@ def tell_left_out(where: str, columns: LogColumns, read: int, kept: int) -> None
         f"{columns.min_length} events{before}",
         stderr=True,
     )
+
+
+def tell_of_query(log: EventLog, events: Table | None) -> None:
+    """Tell that new files stand for the result of a query that can't be applied to them.
+
+    Args:
+        log: That was trained on.
+        events: What is read in its place.
+    """
+    if log.query is not None and isinstance(events, LogFiles):
+        say(
+            f"{events}: stands for the result of data.source.query, which names its files itself; "
+            "its joins and filters are not applied. A query that reads FROM log, beside "
+            "data.source.path, is applied to new files",
+            stderr=True,
+        )

@@ -29,9 +29,10 @@ def checks(columns: LogColumns, given: Given) -> dict[str, str]:
         if of[name].kind == "float":
             asked |= _bad(f"inexact {name}", f"abs({of[name].at}) >= {EXACT}")
     for name, transform in columns.numeric.items():
-        asked |= _bad(f"odd {name}", f"{of[name].at} IS NOT NULL AND {number(of[name])} IS NULL")
+        value = number(of[name], columns.decimal)
+        asked |= _bad(f"odd {name}", f"{of[name].at} IS NOT NULL AND {value} IS NULL")
         if transform == "log":
-            asked |= _bad(f"negative {name}", f"{number(of[name])} < 0")
+            asked |= _bad(f"negative {name}", f"{value} < 0")
     if columns.time is not None:
         asked |= _time_checks(of[columns.time])
     if columns.own_order is not None:

@@ -15,11 +15,13 @@ import duckdb
 import pyarrow as pa
 
 from unrolled.data.duck import connect
-from unrolled.data.files import LogFiles
+from unrolled.data.files import LogFiles, LogQuery
 from unrolled.data.log import Table
+from unrolled.data.parts import Parts
+from unrolled.data.queries import give_log
 from unrolled.data.sql import Column, Kind, quoted
 from unrolled.data.tables import columns as table_columns
-from unrolled.data.tables import first_line, one_row, relation, require_one_type
+from unrolled.data.tables import first_line, one_row, require_query
 from unrolled.errors import UserError
 
 EngineName: TypeAlias = Literal["duckdb", "spark"]
@@ -101,7 +103,7 @@ def _start_duckdb(folder: Path, memory_limit: str, threads: int, where: str) -> 
     }
     try:
         with connect(settings) as connection:
-            yield DuckDB(connection)
+            yield DuckDB(connection, folder)
     except duckdb.OutOfMemoryException as error:
         raise UserError(
             f"{where}: {first_line(error)}; data.memory_limit={memory_limit} and "
@@ -116,27 +118,40 @@ class DuckDB:
 
     Args:
         connection: To a database of its own.
+        folder: Where a CSV is copied that DuckDB can't read as it is.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self._connection = connection
+    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+        self._connection, self._folder = connection, folder
         self._scanned: dict[str, str] = {}
         self._known: dict[str, dict[str, str]] = {}
-        self._files: dict[str, LogFiles] = {}
+        self._parts: dict[str, Parts] = {}
 
     def open(self, name: str, table: Table) -> tuple[dict[str, str], str]:
         """Look at a table; files, a query, or Arrow data."""
         if isinstance(table, Path | LogFiles):
-            self._files[name] = LogFiles(table) if isinstance(table, Path) else table
-        self._scanned[name], where = relation(self._connection, name, table)
+            files = LogFiles(table) if isinstance(table, Path) else table
+            self._parts[name] = Parts(self._connection, name, files, self._folder)
+            self._known[name] = self._parts[name].known()
+            return self._known[name], str(files)
+        if isinstance(table, LogQuery):
+            require_query(table.text)
+            if table.files is not None:
+                give_log(self._connection, table.files, self._folder)
+            self._scanned[name], where = f"({table.text})", str(table)
+        else:
+            self._connection.register(f"given {name}", table)
+            self._scanned[name], where = f'"given {name}"', f"<generated {name}>"
         self._known[name] = table_columns(self._connection, self._scanned[name], Path(where))
         return self._known[name], where
 
     def store(self, name: str, names: list[str]) -> dict[str, Column]:
         """Read the columns that are used, each once, and number the rows as the files have them."""
+        if name in self._parts:
+            used = list(dict.fromkeys(names))
+            self._scanned[name], types = self._parts[name].select(used)
+            self._known[name] |= types
         columns = view_columns(name, names, self._known[name])
-        if name in self._files:
-            require_one_type(self._connection, self._files[name], columns)
         select = []
         for column in columns.values():
             value = quoted(column.name)

@@ -14,10 +14,11 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from unrolled.data.account import tell_of_query
 from unrolled.data.batching import Loader, PackedLoader, Source
 from unrolled.data.buckets import BucketedLoader
 from unrolled.data.engines import EngineName
-from unrolled.data.log import EventLog
+from unrolled.data.log import EventLog, Table
 from unrolled.data.module import SequenceData, Split
 from unrolled.data.placement import Placement, place
 from unrolled.data.prepare import (
@@ -176,6 +177,8 @@ class EventData(SequenceData):
         if not self._changed():
             return None
         columns, tables = self.log_source.columns(), self.log_source.tables()
+        if isinstance(self.log_source, EventLog):
+            tell_of_query(self.log_source, tables["events"])
         return encode(self._schema_dir, columns, tables, labelled=True)
 
     def _changed(self) -> bool:
@@ -309,7 +312,10 @@ class EventData(SequenceData):
             UserError: When a column is missing or a value does not fit.
         """
         columns, log = self.log_source.columns(), self.log_source
-        events = log.files(path) if isinstance(log, EventLog) else path
+        events: Table = path
+        if isinstance(log, EventLog):
+            events = log.other(path)
+            tell_of_query(log, events)
         tables = {"events": events, "labels": None}
         encoded = encode(self._schema_dir or self.store, columns, tables, labelled=False)
         # Without targets every event is a step: what comes after the last one is asked, too.

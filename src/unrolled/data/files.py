@@ -24,10 +24,14 @@ class TextFormat:
     Args:
         names: Names of the columns of a file without a header line; None where it has one.
         separator: Between the values; None takes the one that stands in the first line.
+        quote: Sign around a value that holds the separator; empty for none.
+        encoding: Name of the encoding of the text, as Python knows it.
     """
 
     names: tuple[str, ...] | None = None
     separator: str | None = None
+    quote: str = '"'
+    encoding: str = "utf-8"
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,12 @@ class LogFiles:
     Args:
         path: One file or a glob.
         text: How they are written, where they are CSV.
+        nulls: Texts that stand for a missing value, in files of any format.
     """
 
     path: Path
     text: TextFormat = TextFormat()
+    nulls: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return str(self.path)
@@ -52,12 +58,14 @@ class LogQuery:
 
     Args:
         text: The query.
+        files: Files that the query reads as the table `log`; None where it names its own.
     """
 
     text: str
+    files: LogFiles | None = None
 
     def __str__(self) -> str:
-        return "data.source.query"
+        return "data.source.query" if self.files is None else f"data.source.query of {self.files}"
 
 
 def matching_files(pattern: Path) -> list[Path]:

@@ -66,6 +66,7 @@ class LogColumns:
             `standard` takes off the mean and divides by the deviation; `log` takes log(1 + x)
             first, for amounts and durations; `quantile` takes the rank among the training values,
             scaled to mean 0 and deviation 1, for anything with a long tail.
+        decimal: Sign before the fraction of a number that is written as text.
         gap: Add the feature `gap`: seconds since the previous event of the sequence, as `log`.
         gap_unit: Seconds that count as one in that logarithm, `log(1 + gap / gap_unit)`; shorter
             gaps look much alike to a model. Below 1 where most gaps are.
@@ -106,6 +107,7 @@ class LogColumns:
     item: str | None = None
     categorical: Sequence[str] = ()
     numeric: Mapping[str, Literal["standard", "log", "quantile"]] = field(default_factory=dict)
+    decimal: Literal[".", ","] = "."
     gap: bool = False
     gap_unit: Annotated[float, Field(gt=0)] = 1.0
     hour_of_week: bool = False
@@ -178,14 +180,19 @@ class LogColumns:
 
 @dataclass(frozen=True, kw_only=True)
 class EventLog(LogColumns):
-    """An event log in files, or what a query gives: one row an event.
+    """An event log in files, or what a query gives or makes of them: one row an event.
 
     Args:
-        path: Parquet, CSV or Arrow, one file or a glob.
-        query: In the place of `path`: a query in DuckDB's SQL, over whatever its connectors read;
-            it runs at every start, to see whether its result is still the same.
+        path: Parquet, CSV or Arrow, one file or a glob. Several files are joined by the names of
+            their columns.
+        query: A query in DuckDB's SQL, over whatever its connectors read; it runs at every start,
+            to see whether its result is still the same. With `path` it reads those files as the
+            table `log`, and new data in their place; without, it names its files itself.
         names: Names of the columns of a CSV without a header line.
         separator: Of a CSV, where its first line does not show it.
+        quote: Sign around a CSV's values that hold the separator; empty for none.
+        encoding: Of the text of a CSV, for example latin-1, cp1252 or utf-16.
+        nulls: Texts that stand for a missing value, in any column and format, beside the empty one.
         labels: Table of labels (and splits), one row a sequence, with the sequence column; None
             where label and split are columns of the log itself.
     """
@@ -194,6 +201,9 @@ class EventLog(LogColumns):
     query: str | None = None
     names: Sequence[str] | None = None
     separator: str | None = None
+    quote: str = '"'
+    encoding: str = "utf-8"
+    nulls: Sequence[str] = ()
     labels: Path | None = None
 
     def columns(self) -> LogColumns:
@@ -203,7 +213,20 @@ class EventLog(LogColumns):
 
     def problems(self) -> list[str]:
         """What can't be right about description and files, before a file is opened."""
-        found = [] if (self.path is None) != (self.query is None) else ["give either path or query"]
+        found = []
+        if self.path is None and self.query is None:
+            found.append("give path, the files of the log, or query, or both")
+        if self.path is not None and self.query is not None and not self.query_reads_log:
+            found.append(
+                "the query does not read the table log, which stands for the files of path; write "
+                "FROM log, or give one of the two"
+            )
+        if self.path is None and self.query is not None and self.query_reads_log:
+            found.append(
+                "the query reads the table log, which stands for the files of path: give it"
+            )
+        if len(self.quote) > 1:
+            found.append("quote is one sign, or empty for none")
         if self.labels is not None and self.sequence is None:
             found.append("labels, a table by sequence, needs sequence, the column that names it")
         return found + description_problems(self)
@@ -219,13 +242,18 @@ class EventLog(LogColumns):
         """
         digests = Digests() if digests is None else digests
         digest = hashlib.sha256(description_json(self.columns()).encode())
+        text = self._text
         if self.names is not None or self.separator is not None:
             names = None if self.names is None else list(self.names)
             digest.update(json.dumps([names, self.separator]).encode())
-        if self.query is not None:
-            from unrolled.data.tables import query_digest
+        if text != TextFormat(text.names, text.separator) or self.nulls:
+            more = [text.quote, text.encoding, *self.nulls]
+            digest.update(json.dumps(more).encode())
+        if self.query is not None and (self.path is None or self.query_reads_log):
+            from unrolled.data.queries import query_digest
 
-            digest.update(query_digest(self.query).encode())
+            files = None if self.path is None else self.files(Path(self.path))
+            digest.update(query_digest(self.query, files).encode())
         for pattern in filter(None, (self.path, self.labels)):
             for file in matching_files(Path(pattern)):
                 digest.update(bytes.fromhex(digests.of(file)))
@@ -234,20 +262,51 @@ class EventLog(LogColumns):
     def tables(self) -> dict[str, Table | None]:
         """The events and the labels, as files."""
         labels = None if self.labels is None else LogFiles(Path(self.labels))
-        if self.query is not None:
+        if self.path is None:
+            assert self.query is not None
             return {"events": LogQuery(self.query), "labels": labels}
-        assert self.path is not None
-        return {"events": self.files(Path(self.path)), "labels": labels}
+        return {"events": self.other(Path(self.path)), "labels": labels}
+
+    def other(self, path: Path) -> LogFiles | LogQuery:
+        """Other files in the place of this log.
+
+        A query that reads the table `log` is applied to them. In the place of any other query they
+        stand for its result.
+        """
+        files = self.files(path)
+        if self.query is not None and self.query_reads_log:
+            return LogQuery(self.query, files)
+        return files
 
     def files(self, path: Path) -> LogFiles:
-        """Another file that is written like this log's."""
+        """Other files that are written like this log's."""
+        return LogFiles(path, self._text, tuple(self.nulls))
+
+    @property
+    def _text(self) -> TextFormat:
         names = None if self.names is None else tuple(self.names)
-        return LogFiles(path, TextFormat(names, self.separator))
+        return TextFormat(names, self.separator, self.quote, self.encoding)
+
+    @property
+    def query_reads_log(self) -> bool:
+        """Whether the query reads the table `log`, and so can be applied to other files."""
+        from unrolled.data.queries import reads_log
+
+        assert self.query is not None
+        return reads_log(self.query)
+
+
+_LATER = ("decimal",)
+"""Options that came later; stores of descriptions without them are still found."""
 
 
 def description_json(columns: LogColumns) -> str:
     """The description as canonical JSON: equal descriptions give equal text."""
-    return json.dumps(asdict(columns), sort_keys=True, default=_plain)
+    described = asdict(columns)
+    for name in _LATER:
+        if described[name] == getattr(LogColumns, name):
+            del described[name]
+    return json.dumps(described, sort_keys=True, default=_plain)
 
 
 def _plain(value: Any) -> Any:

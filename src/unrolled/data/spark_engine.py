@@ -21,7 +21,7 @@ from unrolled.data.files import LogFiles
 from unrolled.data.log import Table
 from unrolled.data.sql import Column
 from unrolled.data.tables import columns as table_columns
-from unrolled.data.tables import first_line, relation, table_format
+from unrolled.data.tables import first_line, scan, table_format
 from unrolled.errors import UserError
 
 try:
@@ -30,7 +30,12 @@ try:
     from pyspark.errors import PySparkException
     from pyspark.sql import DataFrame, SparkSession
 
-    from unrolled.data.spark_files import backquoted, csv_rows, parquet_rows
+    from unrolled.data.spark_files import (
+        backquoted,
+        csv_rows,
+        parquet_rows,
+        require_plain,
+    )
     from unrolled.data.spark_session import spark_session
     from unrolled.data.spark_sql import microseconds_of_nanoseconds, to_spark
 except ImportError as error:
@@ -101,7 +106,8 @@ class Spark:
                 f"data.engine=spark reads files of Parquet and CSV, which {what} are not; "
                 "use data.engine=duckdb"
             )
-        scanned, where = relation(self._files, name, files)
+        require_plain(files)
+        where, scanned = str(files), scan(files.path, files.text)
         known = table_columns(self._files, scanned, Path(where))
         self._schemas[name] = (
             self._files.sql(f"SELECT * FROM {scanned} LIMIT 0").to_arrow_table().schema

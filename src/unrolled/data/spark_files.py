@@ -19,11 +19,36 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import expr
 
-from unrolled.data.files import LogFiles, matching_files
-from unrolled.data.tables import csv_header, first_line
+from unrolled.data.files import LogFiles, TextFormat, matching_files
+from unrolled.data.plain_csv import is_plain
+from unrolled.data.tables import csv_header, first_line, table_format
 from unrolled.errors import UserError
 
 _SHOWN = 200  # Characters of a broken row in a message.
+
+
+def require_plain(table: LogFiles) -> None:
+    """Refuse files that only DuckDB reads as they are described.
+
+    Raises:
+        UserError: When there are options that Spark reads otherwise, or CSV files of several kinds.
+    """
+    then = "which data.engine=spark does not read; use data.engine=duckdb"
+    usual = TextFormat(table.text.names, table.text.separator)
+    if table.nulls or table.text != usual:
+        keys = [key for key in ("quote", "encoding")
+                if getattr(table.text, key) != getattr(usual, key)]  # fmt: skip
+        keys += ["nulls"] if table.nulls else []
+        raise UserError(f"{table}: is described by data.source.{', '.join(keys)}, {then}")
+    if table_format(table.path) != "csv":
+        return
+    files = matching_files(table.path)
+    first = csv_header(files[0], table.text)
+    for file in files:
+        if csv_header(file, table.text) != first:
+            raise UserError(f"{file}: has its columns in another order than {files[0]}, {then}")
+        if not is_plain(file, table.text):
+            raise UserError(f"{file}: ends its lines in more than one way, {then}")
 
 
 def parquet_rows(session: SparkSession, table: LogFiles, names: list[str]) -> tuple[DataFrame, int]:

@@ -83,9 +83,18 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def number(column: Column) -> str:
-    """A column as float64; NULL where it is no finite number."""
+def number(column: Column, decimal: str = ".") -> str:
+    """A column as float64; NULL where it is no finite number.
+
+    Args:
+        column: Of numbers, or of text that holds them.
+        decimal: Sign before the fraction of a number that is text.
+    """
     value = f"TRY_CAST({column.at} AS DOUBLE)"
+    if decimal != "." and column.kind == "text":
+        # A point there is a thousand's, or another way of writing: no number.
+        plain = f"replace(replace({column.at}, '.', 'no number'), {literal(decimal)}, '.')"
+        value = f"TRY_CAST({plain} AS DOUBLE)"
     # NaN is greater than every number.
     return f"CASE WHEN abs({value}) <= {LARGEST} THEN {value} END"
 
@@ -150,7 +159,7 @@ def ordered_query(columns: LogColumns, given: Given, clock: Clock) -> str:
         joins.append(f"LEFT JOIN codes_type ON codes_type.value = {value}")
         select.append("coalesce(codes_type.code, -1) AS type")
     for index, name in enumerate(columns.numeric):
-        select.append(f"{number(of[name])} AS number_{index}")
+        select.append(f"{number(of[name], columns.decimal)} AS number_{index}")
     where = of
     if given.labels is not None:
         where = given.labels

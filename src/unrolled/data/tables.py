@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-import gzip
+import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import duckdb
 import pyarrow as pa
 
 from unrolled.data.duck import connect, missing_extension
-from unrolled.data.files import LogFiles, LogQuery, TextFormat, matching_files
+from unrolled.data.files import TextFormat, matching_files
+from unrolled.data.plain_csv import first_line as csv_first_line
+from unrolled.data.plain_csv import is_plain, plain_copy
 from unrolled.errors import UserError, did_you_mean
 
 _FORMATS = {
@@ -46,7 +49,7 @@ def table_format(path: Path) -> str:
         ) from None
 
 
-def scan(path: Path, text: TextFormat = TextFormat()) -> str:  # noqa: B008
+def scan(path: Path, text: TextFormat = TextFormat(), folder: Path | None = None) -> str:  # noqa: B008
     """DuckDB's table function that reads `path`, a file or a glob of Parquet or CSV.
 
     The values of a CSV are text, so that `0010` keeps its zeros and a column's type does not
@@ -55,6 +58,7 @@ def scan(path: Path, text: TextFormat = TextFormat()) -> str:  # noqa: B008
     Args:
         path: The files.
         text: How a CSV is written; by default with a header, which shows the separator.
+        folder: Where a CSV is copied that DuckDB can't read as it is; None only looks at headers.
 
     Raises:
         UserError: When there is no such file, or no header that can be read.
@@ -65,88 +69,50 @@ def scan(path: Path, text: TextFormat = TextFormat()) -> str:  # noqa: B008
         return scan_parquet(files)
     if kind == "arrow":
         raise UserError(f"{path}: an Arrow file is read as an event log only; use Parquet or CSV")
-    separator, names = csv_header(files[0], text)
-    for file in files[1:]:
-        if csv_header(file, text)[1] != names:
-            raise UserError(f"{file}: has other columns than {files[0]}")
-    types = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names)
-    listed = ", ".join(_literal(str(file)) for file in files)
+    groups = list(csv_files(files, text, folder))
+    first, _, _, names = groups[0]
+    for file, _, _, others in groups[1:]:
+        if sorted(others) != sorted(names):
+            raise UserError(f"{file}: has other columns than {first}")
+    scans = [read_csv(plain, text, separator, names) for _, plain, separator, names in groups]
+    if len(scans) == 1:
+        return scans[0]
+    listed = ", ".join(map(sql_name, names))
+    return f"({' UNION ALL '.join(f'SELECT {listed} FROM {scan}' for scan in scans)})"
+
+
+def csv_files(
+    files: list[Path], text: TextFormat, folder: Path | None
+) -> Iterator[tuple[Path, list[Path], str, list[str]]]:
+    """CSV files that follow one another and have the same header.
+
+    Yields:
+        The first of them; all of them, or copies that DuckDB can read; the separator; the columns.
+
+    Raises:
+        UserError: When one has no header that can be read.
+    """
+    headers = [csv_header(file, text) for file in files]
+    for _, group in groupby(zip(files, headers, strict=True), key=lambda pair: pair[1]):
+        alike = list(group)
+        plain = [
+            file if folder is None or is_plain(file, text) else plain_copy(file, text, folder)
+            for file, _ in alike
+        ]
+        yield alike[0][0], plain, *alike[0][1]
+
+
+def read_csv(files: list[Path], text: TextFormat, separator: str, names: list[str]) -> str:
+    """DuckDB's table function that reads CSV files of these columns, all of them as text."""
+    types = ", ".join(f"{sql_literal(name)}: 'VARCHAR'" for name in names)
+    listed = ", ".join(sql_literal(str(file)) for file in files)
+    quote = sql_literal(text.quote)
     # Nothing is guessed: a guess makes one column of all where a single row is broken.
     return (
         f"read_csv([{listed}], auto_detect=false, header={text.names is None}, "
-        f"delim={_literal(separator)}, quote='\"', escape='\"', columns={{{types}}})"
+        f"delim={sql_literal(separator)}, quote={quote}, escape={quote}, columns={{{types}}}, "
+        "hive_types_autocast=false)"
     )
-
-
-def arrow_reader(path: Path) -> pa.RecordBatchReader:
-    """The rows of Arrow IPC (Feather) files, one file after the other, memory-mapped.
-
-    Raises:
-        UserError: When a file is missing or no Arrow file.
-    """
-    files = matching_files(path)
-    schema = _arrow_file(files[0]).schema
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for file in files:
-            opened = _arrow_file(file)
-            if opened.schema.names != schema.names:
-                raise UserError(f"{file}: has other columns than {files[0]}")
-            for index in range(opened.num_record_batches):
-                yield opened.get_batch(index).cast(schema)
-
-    return pa.RecordBatchReader.from_batches(schema, batches())
-
-
-def _arrow_file(file: Path) -> pa.ipc.RecordBatchFileReader:
-    try:
-        return pa.ipc.open_file(pa.memory_map(str(file)))
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: can't be read as an Arrow file: {first_line(error)}") from error
-
-
-def relation(
-    connection: duckdb.DuckDBPyConnection,
-    name: str,
-    table: Path | LogFiles | LogQuery | pa.Table | pa.RecordBatchReader,
-) -> tuple[str, str]:
-    """What stands after FROM for `table`, and what messages call it.
-
-    Args:
-        connection: Where Arrow data are registered.
-        name: Under which name.
-        table: Files, a query, or Arrow data; a reader can be read once.
-
-    Raises:
-        UserError: When there is no such file, or it is not what its name says.
-    """
-    if isinstance(table, LogQuery):
-        require_query(table.text)
-        return f"({table.text})", str(table)
-    if isinstance(table, Path | LogFiles):
-        files = LogFiles(table) if isinstance(table, Path) else table
-        if table_format(files.path) != "arrow":
-            return scan(files.path, files.text), str(files)
-        connection.register(f"given {name}", arrow_reader(files.path))
-        return f'"given {name}"', str(files)
-    connection.register(f"given {name}", table)
-    return f'"given {name}"', f"<generated {name}>"
-
-
-def query_digest(query: str) -> str:
-    """A hash of the rows that a query gives, whatever their order.
-
-    Raises:
-        UserError: When the query can't be run, or is more than a query.
-    """
-    require_query(query)
-    with connect() as connection:
-        try:
-            return str(
-                one_row(connection, f"SELECT count(*), sum(hash(q)::HUGEINT) FROM ({query}) AS q")
-            )
-        except duckdb.Error as error:
-            raise UserError(f"data.source.query: {first_line(error)}") from error
 
 
 def require_query(query: str) -> None:
@@ -167,8 +133,14 @@ def require_query(query: str) -> None:
         raise UserError(f"data.source.query must be a single SELECT; it is {kinds or 'empty'}")
 
 
-def _literal(text: str) -> str:
+def sql_literal(text: str) -> str:
+    """A text, quoted for SQL."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def sql_name(name: str) -> str:
+    """A name, quoted for SQL."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def csv_header(path: Path, text: TextFormat) -> tuple[str, list[str]]:
@@ -178,13 +150,10 @@ def csv_header(path: Path, text: TextFormat) -> tuple[str, list[str]]:
         UserError: When its first line can't be read.
     """
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
-            line = stream.readline().decode("utf-8-sig")
+        line = csv_first_line(path, text)
         separator = text.separator or max(",\t;|", key=line.count)
-        names = next(csv.reader([line], delimiter=separator), []) if len(separator) == 1 else None
-        if names is None:
-            names = line.rstrip("\r\n").split(separator)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        names = _values(line, separator, text.quote)
+    except (OSError, EOFError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path}: can't be read as CSV: {first_line(error)}") from error
     if not any(names):
         missing = "" if text.names is not None else "; the first line must name the columns"
@@ -203,6 +172,15 @@ def csv_header(path: Path, text: TextFormat) -> tuple[str, list[str]]:
     return separator, names
 
 
+def _values(line: str, separator: str, quote: str) -> list[str]:
+    """The values of a line."""
+    if len(separator) > 1:
+        return line.rstrip("\r\n").split(separator)
+    if not quote:
+        return next(csv.reader([line], delimiter=separator, quoting=csv.QUOTE_NONE), [])
+    return next(csv.reader([line], delimiter=separator, quotechar=quote), [])
+
+
 def columns(connection: duckdb.DuckDBPyConnection, relation: str, where: Path) -> dict[str, str]:
     """Names and DuckDB types of the columns of `relation`.
 
@@ -216,33 +194,11 @@ def columns(connection: duckdb.DuckDBPyConnection, relation: str, where: Path) -
     return {row[0]: row[1] for row in rows}
 
 
-def require_one_type(
-    connection: duckdb.DuckDBPyConnection, table: LogFiles, names: Iterable[str]
-) -> None:
-    """Check that columns have the same type in all Parquet files of a glob.
-
-    DuckDB would read all by the type of the first: 2.4 as 2 where that has integers.
-
-    Raises:
-        UserError: When one has not.
-    """
-    if table_format(table.path) != "parquet":
-        return
-    first, *others = matching_files(table.path)
-    wanted = columns(connection, scan_parquet([first]), first) if others else {}
-    for file in others:
-        known = columns(connection, scan_parquet([file]), file)
-        for name in names:
-            if name in known and name in wanted and known[name] != wanted[name]:
-                raise UserError(
-                    f"{file}: column '{name}' is of the type {known[name]}, and {wanted[name]} in "
-                    f"{first}; write it in one type"
-                )
-
-
 def scan_parquet(files: Iterable[Path]) -> str:
     """DuckDB's table function that reads these Parquet files."""
-    return f"read_parquet([{', '.join(_literal(str(file)) for file in files)}])"
+    listed = ", ".join(sql_literal(str(file)) for file in files)
+    # A folder `month=01` stays the text 01, whichever months are read.
+    return f"read_parquet([{listed}], hive_types_autocast=false)"
 
 
 def one_row(
@@ -271,9 +227,10 @@ def read_text_columns(path: Path) -> pa.Table:
     Raises:
         UserError: When the file is missing or can't be read.
     """
-    with connect() as connection:
+    with connect() as connection, tempfile.TemporaryDirectory() as folder:
         try:
-            return connection.sql(f"SELECT * FROM {scan(path)}").to_arrow_table()
+            scanned = scan(path, folder=Path(folder))
+            return connection.sql(f"SELECT * FROM {scanned}").to_arrow_table()
         except duckdb.Error as error:
             raise UserError(f"{path}: {first_line(error)}") from error
 
@@ -283,6 +240,8 @@ def first_line(error: BaseException) -> str:
     if (extension := missing_extension(error)) is not None:
         return extension
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "state machine reached an invalid state" in lines[0]:
+        return "a quote is not closed, or lines end in more than one way"
     if "CSV Error on Line" not in lines[0]:
         return lines[0]
     # The row follows, of one line or many; then the reason; then what DuckDB's options could do.
