@@ -73,8 +73,9 @@ def test_half_of_what_is_drawn_lies_below_the_median(name: str, median: float) -
     assert abs(below - 0.5) < 0.05
 
 
-def test_probabilities_are_normalised_and_kept() -> None:
-    kind = parameter("categorical_w_probabilities", values=["a", "b"], probabilities=[3, 1])
+def test_probabilities_are_kept() -> None:
+    fields = {"values": ["a", "b"], "probabilities": [0.75, 0.25]}
+    kind = parameter("categorical_w_probabilities", **fields)
     rng = np.random.default_rng(0)
     share = np.mean([kind.value(kind.draw(rng)) == "a" for _ in range(2000)])
     assert abs(share - 0.75) < 0.045
@@ -126,7 +127,7 @@ def test_optuna_is_told_the_range_in_which_raw_values_lie(name: str) -> None:
             "distribution: unform: no such one; did you mean 'uniform'?",
         ),
         ({"mn": 1, "max": 2}, "'mn': did you mean 'min'?"),
-        ({"min": 3, "max": 1}, "min, 3, is above max, 1"),
+        ({"min": 3, "max": 1}, "min, 3, is not below max, 1"),
         (
             {"distribution": "log_uniform_values", "min": 0, "max": 1},
             "min: 0: it must be greater than 0",
@@ -146,6 +147,9 @@ def test_optuna_is_told_the_range_in_which_raw_values_lie(name: str) -> None:
         ),
         ({"values": [1, 1]}, "values: 1 is there twice"),
         ({"values": [1, 2], "probabilities": [1]}, "2 values have 1 probabilities"),
+        ({"values": [1, 2], "probabilities": [3, 1]}, "probabilities: they add up to 4, not to 1"),
+        ({"value": 1, "distribution": ["constant"]}, "distribution: ['constant']: no such one"),
+        ({"min": 2, "max": 2}, "min, 2, is not below max, 2"),
         (5, "5: write value: 5"),
         (
             {"value": date(2014, 9, 1)},

@@ -81,6 +81,18 @@ def test_a_point_that_no_process_could_compose_has_failed_and_others_are_left(
         there.compose(claim.trial.values)
 
 
+def test_a_sweep_without_a_metric_is_judged_by_that_of_its_task(tmp_path: Path) -> None:
+    path = write_sweep(tmp_path)
+    path.write_text(path.read_text().replace("metric:\n  name: val/loss\n", ""))
+    first = opened(3)
+    assert (first.sweep.metric.name, first.sweep.metric.goal) == ("val/loss", "minimize")
+    assert SweepFolder(first.path).sweep.metric.name == "val/loss"
+    # The same file goes on, and one that names this metric too.
+    assert opened(4).plan.trials == 4
+    write_sweep(tmp_path)
+    assert opened(5).plan.trials == 5
+
+
 def test_the_arguments_of_a_process_are_its_own(tmp_path: Path) -> None:
     write_sweep(tmp_path)
     for name in ("here", "there"):

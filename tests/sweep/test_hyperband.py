@@ -1,4 +1,4 @@
-"""Early termination, by examples that were worked out by hand from W&B's rule."""
+"""Early termination, by examples that were worked out by hand; `test_wandb_engine` has the rest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrolled.sweep.hyperband import brackets, should_stop
+from unrolled.sweep.hyperband import bands, should_stop
 from unrolled.sweep.space import EarlyTerminate
 
 
@@ -14,20 +14,20 @@ def rule(**fields: object) -> EarlyTerminate:
     return EarlyTerminate.model_validate({"type": "hyperband", **fields})
 
 
-def test_brackets_go_up_from_min_iter_or_down_from_max_iter() -> None:
-    assert brackets(rule(min_iter=3))[:4] == [3, 9, 27, 81]
-    assert brackets(rule(min_iter=2, eta=1.5))[:4] == [2, 3, 4, 6]
-    assert brackets(rule(max_iter=27, s=2)) == [3, 9]
-    assert brackets(rule(max_iter=5, s=9, eta=2)) == [1, 2]
+def test_bands_go_up_from_min_iter_or_down_from_max_iter() -> None:
+    assert bands(rule(min_iter=3))[:4] == [3, 9, 27, 81]
+    assert bands(rule(min_iter=2, eta=1.5))[:4] == [2, 3, 4, 6]
+    assert bands(rule(max_iter=27, s=2)) == [3, 9]
+    assert bands(rule(max_iter=5, s=9, eta=2)) == [1, 2]
 
 
-# From the documentation of W&B's engine: brackets 1 and 2, with eta 2.
+# From the documentation of W&B's engine: bands 1 and 2, with eta 2.
 B, C, D, E, A = [10, 10], [10, 8, 8], [10, 7, 7], [10, 6, 6], [10, 9]
 
 
 @pytest.mark.parametrize(("own", "others", "stops"), [
     (B, [A, C, D, E], True),
-    (C, [A, B, D, E], True),
+    (C, [A, B, D, E], False),
     (D, [A, B, C, E], False),
 ])  # fmt: skip
 def test_the_example_of_wandb(own: list[float], others: list[list[float]], stops: bool) -> None:
@@ -35,25 +35,34 @@ def test_the_example_of_wandb(own: list[float], others: list[list[float]], stops
     assert found is stops
 
 
-def test_none_is_stopped_before_the_first_bracket_nor_alone() -> None:
+def test_none_is_stopped_before_the_first_band_nor_alone() -> None:
     others = [[1.0, 1.0, 1.0]] * 5
-    assert not should_stop(rule(min_iter=2), [9.0, 9.0], others, maximize=False)
-    assert should_stop(rule(min_iter=2), [9.0, 9.0, 9.0], others, maximize=False)
-    assert not should_stop(rule(min_iter=2), [9.0, 9.0, 9.0], [], maximize=False)
+    assert not should_stop(rule(min_iter=2), [9.0], others, maximize=False)
+    assert should_stop(rule(min_iter=2), [9.0, 9.0], others, maximize=False)
+    assert not should_stop(rule(min_iter=2), [9.0, 9.0], [], maximize=False)
 
 
-def test_strict_looks_at_the_bracket_and_otherwise_at_the_best_so_far() -> None:
+def test_the_third_of_three_trials_is_stopped_at_its_first_value() -> None:
+    what = rule(min_iter=1, eta=2)
+    values = [[1.0], [2.0], [3.0]]
+    stopped = [
+        should_stop(what, own, [v for v in values if v != own], maximize=False) for own in values
+    ]
+    assert stopped == [False, False, True]
+
+
+def test_a_trial_is_judged_at_the_band_and_without_strict_by_its_best_so_far() -> None:
     others = [[9.0, 5.0], [9.0, 4.0], [9.0, 3.0]]
-    # The threshold of bracket 1 is 4: of 4 trials int(4 / 3) are better.
-    later = [9.0, 9.0, 2.0]
-    assert not should_stop(rule(min_iter=1), later, others, maximize=False)
-    assert should_stop(rule(min_iter=1, strict=True), later, others, maximize=False)
+    # The threshold of band 2 is 4: of 4 trials int(4 / 3) are better.
+    later = [2.0, 9.0, 9.0]
+    assert should_stop(rule(min_iter=2), later, others, maximize=False)
+    assert not should_stop(rule(min_iter=2, strict=False), later, others, maximize=False)
 
 
 def test_what_is_not_finite_does_not_count() -> None:
     nan = float("nan")
-    assert not should_stop(rule(min_iter=1), [9.0, nan], [[1.0, 1.0]] * 3, maximize=False)
-    assert should_stop(rule(min_iter=1), [9.0, nan, 9.0], [[1.0, 1.0]] * 3, maximize=False)
+    assert not should_stop(rule(min_iter=2), [9.0, nan], [[1.0, 1.0]] * 3, maximize=False)
+    assert should_stop(rule(min_iter=2), [9.0, nan, 9.0], [[1.0, 1.0]] * 3, maximize=False)
 
 
 @given(

@@ -156,23 +156,23 @@ def test_what_only_one_of_both_heeds_is_a_note() -> None:
     space = sweep(
         command=[*command, "${args_no_hyphens}"],
         metric={"name": "val/loss", "impute": "best"},
-        early_terminate=None,
     )
     first, second = space.notes
     assert first.startswith("command: OMP_NUM_THREADS=4 -u: for W&B's agent alone; ")
     assert second.startswith("metric.impute: W&B's alone")
-    (missing,) = sweep(command=None).notes
+    without = Sweep(Path("x.yaml"), {k: v for k, v in FILE.items() if k != "command"})
+    (missing,) = without.notes
     assert "write command: [${env}, ${interpreter}, ${program}, ${args_no_hyphens}]" in missing
     # It is understood here all the same.
-    assert sweep(command=None).arguments({"model": "gru"}) == ["model=gru"]
+    assert without.arguments({"model": "gru"}) == ["model=gru"]
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 200))
 def test_a_grid_has_every_combination_exactly_once(sizes: list[int], stop: int) -> None:
     kinds = [
         lambda n: {"values": [str(v) for v in range(n)]},
-        lambda n: {"min": 1, "max": n},
-        lambda n: {"distribution": "q_uniform", "min": 0.5, "max": 0.5 * n, "q": 0.5},
+        lambda n: {"min": 1, "max": n + 1},
+        lambda n: {"distribution": "q_uniform", "min": 0.25, "max": 0.5 * n, "q": 0.5},
         lambda n: {"values": [[v] for v in range(n)]},
     ]
     parameters = {f"p{i}": kinds[i](n) for i, n in enumerate(sizes)}
@@ -195,7 +195,7 @@ def test_a_grid_over_billions_is_counted_and_begun_without_writing_it_down() -> 
     wide = {"seed": {"min": 0, "max": 10**12 - 1}}
     q = {"distribution": "q_uniform", "min": 0, "max": 10**12, "q": 0.5}
     space = sweep(method="grid", parameters={**wide, "model": {"values": ["lstm", "gru"]}, "x": q})
-    assert space.num_points == 10**12 * 2 * (2 * 10**12 + 1)
+    assert space.num_points == 10**12 * 2 * (2 * 10**12)
     first = next_of_grid(space, [])
     assert first == {"seed": 0, "model": "lstm", "x": 0.0}
     assert next_of_grid(space, [first]) == {"seed": 0, "model": "lstm", "x": 0.5}
@@ -267,6 +267,86 @@ def test_what_is_wrong_with_a_file_is_told(changes: dict[str, Any], message: str
     with pytest.raises(UserError) as error:
         sweep(**changes)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run_cap": "3"}, "x.yaml: run_cap: 3 is a text; write it without quotation marks"),
+        ({"run_cap": True}, "x.yaml: run_cap: True: it must be a valid integer"),
+        (
+            {"parameters": {"task": {"value": "bitcount"}, "optimizer": {"parameters": {}}}},
+            "x.yaml: parameters.optimizer.parameters: names are wanted here, each with its values",
+        ),
+        ({"parameters": {}}, "x.yaml: parameters: names are wanted here"),
+        (
+            {"parameters": {True: {"value": 1}}},
+            "x.yaml: parameters: True: W&B takes names of letters",
+        ),
+        (
+            {"scheduler": {"engine": "optuna"}},
+            "x.yaml: scheduler: W&B's, and not for `unrolled sweep`: another program draws the",
+        ),
+        ({"job": "team/job"}, "x.yaml: job: W&B's, and not for `unrolled sweep`: a trial here is"),
+        ({"image_uri": "a"}, "x.yaml: image_uri: W&B's, and not for"),
+        ({"method": "custom"}, "x.yaml: method: custom: W&B's, and not for `unrolled sweep`"),
+        ({"metrics": [{"name": "a"}, {"name": "b"}]}, "x.yaml: metrics: W&B's, and not for"),
+        (
+            {"method": "grid", "parameters": {"a": {"values": [1, 2], "probabilities": [0.5] * 2}}},
+            "x.yaml: parameters.a: a grid tries each value once: leave out probabilities",
+        ),
+        (
+            {"early_terminate": {"type": "hyperband", "max_iter": 2, "s": 1}},
+            "max_iter / eta is below 1: no trial would ever be judged",
+        ),
+    ],
+)
+def test_todays_keys_and_rules_of_wandb_are_known(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        sweep(**changes)
+    assert len(error.value.problems) == 1
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "bayes"}, "metric: missing; method: bayes judges trials by it"),
+        (
+            {"early_terminate": {"type": "hyperband", "min_iter": 3}},
+            "metric: missing; early_terminate judges trials by it",
+        ),
+    ],
+)
+def test_a_metric_is_missed_where_trials_are_judged_by_it(
+    changes: dict[str, Any], message: str
+) -> None:
+    without = {key: value for key, value in FILE.items() if key != "metric"}
+    assert not Sweep(Path("x.yaml"), without).names_metric
+    with pytest.raises(UserError, match=message):
+        Sweep(Path("x.yaml"), {**without, **changes})
+
+
+def test_a_grid_over_q_uniform_starts_at_min_and_ends_below_max() -> None:
+    steps = {"distribution": "q_uniform", "min": 1, "max": 10, "q": 4}
+    space = sweep(method="grid", parameters={"x": steps, "y": {"values": [1, 1.0, 2]}})
+    assert [(v["x"], v["y"]) for v in grid(space)] == [(x, y) for x in (1, 5, 9) for y in (1.0, 2)]
+    assert space.num_points == 6
+    assert space.parameters["x"].ends() == [1, 9]
+    tenths = {"distribution": "q_uniform", "min": 0.1, "max": 0.5, "q": 0.1}
+    assert [v["x"] for v in grid(sweep(method="grid", parameters={"x": tenths}))] == [
+        0.1, 0.2, 0.3, 0.4,
+    ]  # fmt: skip
+
+
+def test_exponents_that_may_be_meant_as_limits_are_a_warning() -> None:
+    lr = {"distribution": "log_uniform", "min": 0.0001, "max": 0.1}
+    assert sweep(parameters={"optimizer.lr": lr}).warnings == [
+        "parameters.optimizer.lr: log_uniform: min and max are exponents of e, so that values lie "
+        "between 1 and 1.105; for limits write log_uniform_values"
+    ]
+    limits = {**lr, "distribution": "log_uniform_values"}
+    assert sweep(parameters={"optimizer.lr": limits}).warnings == []
 
 
 def test_every_problem_is_told_at_once() -> None:

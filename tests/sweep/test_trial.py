@@ -129,7 +129,7 @@ def test_a_run_that_does_not_leave_when_it_is_asked_to_is_killed(
 def test_a_trial_that_others_are_better_than_is_pruned(
     folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = folder(trials=3, early_terminate={"type": "hyperband", "min_iter": 1})
+    sweep = folder(trials=3, early_terminate={"type": "hyperband", "min_iter": 2})
     ledger = sweep.ledger()
     for value in ("0.1", "0.2"):
         done = f"log('1,1,0.9', '2,1,{value}'); status(state='finished')"
@@ -177,7 +177,7 @@ def test_what_is_judged_once_is_the_value_whatever_the_validation_says(
 def test_early_termination_goes_by_the_validation_and_who_is_stopped_does_not_win(
     folder: Callable[..., SweepFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = folder(trials=3, early_terminate={"type": "hyperband", "min_iter": 1}, **HPO)
+    sweep = folder(trials=3, early_terminate={"type": "hyperband", "min_iter": 2}, **HPO)
     ledger = sweep.ledger()
     for value in ("0.1", "0.2"):
         done = (

@@ -18,7 +18,7 @@ from unrolled.run.conf import groups, search_path
 from unrolled.run.drift import identity
 from unrolled.run.overrides import read_command_line
 from unrolled.sweep.distributions import Categorical
-from unrolled.sweep.metric_names import require_goal, require_logged
+from unrolled.sweep.metric_names import own_metric, require_goal, require_logged
 from unrolled.sweep.space import TUNING, Sweep, Values
 
 MOST_CORNERS = 200
@@ -52,6 +52,7 @@ def check_sweep(sweep: Sweep, most: int = MOST_CORNERS) -> Checked:
             f"{sweep.path}: parameters.data.{TUNING}: trials that are judged by different "
             "sequences can't be compared; give it one value"
         )
+    settle_metric(sweep)
     found: dict[str, list[Values]] = {}
     corners = list(corners_of(sweep, most))
     metric_of: set[str] = set()
@@ -62,7 +63,7 @@ def check_sweep(sweep: Sweep, most: int = MOST_CORNERS) -> Checked:
             ids.append((values, trial_id(config)))
             task = config["task"]
             key = repr((sorted(task.items(), key=str), config["data"].get(TUNING)))
-            if key not in metric_of:
+            if key not in metric_of and sweep.names_metric:
                 metric_of.add(key)
                 require_logged(sweep.metric.name, config, "metric")
                 require_goal(sweep.metric, task)
@@ -81,6 +82,23 @@ def check_sweep(sweep: Sweep, most: int = MOST_CORNERS) -> Checked:
             for key in idle
         ))  # fmt: skip
     return Checked(len(corners), len(corners) == num_corners(sweep))
+
+
+def settle_metric(sweep: Sweep) -> None:
+    """Judge the trials of a sweep that names no metric by the one its task is judged by.
+
+    Nothing happens where the first corner can't be composed: `check_sweep` tells why.
+
+    Raises:
+        UserError: If the task does not say it.
+    """
+    if sweep.names_metric:
+        return
+    try:
+        config = compose_trial(sweep, next(corners_of(sweep, 1))).config
+    except UserError:
+        return
+    sweep.settle(own_metric(config["task"]))
 
 
 def compose_trial(sweep: Sweep, values: Values) -> Composed:

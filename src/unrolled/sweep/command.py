@@ -87,5 +87,6 @@ def check_file(arguments: list[str]) -> str:
         f"{file}: {len(sweep.searched)} parameters, {which} of the space composed, "
         f"{sweep.metric.name} is logged"
     )
-    notes = [*sweep.notes, *advice(sweep)]
-    return "\n".join([told, *(f"{file}: note: {note}" for note in notes)])
+    notes = [f"note: {note}" for note in (*sweep.notes, *advice(sweep))]
+    warnings = [f"warning: {warning}" for warning in sweep.warnings]
+    return "\n".join([told, *(f"{file}: {text}" for text in (*warnings, *notes))])

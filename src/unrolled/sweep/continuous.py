@@ -53,10 +53,7 @@ class Continuous(Parameter):
         q: float | None = getattr(self, "q", None)
         if q is None:
             return float(raw)
-        if float(q).is_integer():
-            return round(float(raw) / q) * int(q)
-        # 3 * 0.1 is 0.30000000000000004, which nobody wants to type again.
-        return float(f"{round(raw / q) * q:.12g}")
+        return _tidy(round(float(raw) / q) * q, whole=float(q).is_integer())
 
     def ends(self) -> list[float | int]:
         """Of the values."""
@@ -69,7 +66,7 @@ class Continuous(Parameter):
 
     @model_validator(mode="after")
     def _in_order(self) -> Continuous:
-        require_order(getattr(self, "min", 0), getattr(self, "max", 0))
+        require_order(getattr(self, "min", 0), getattr(self, "max", 1))
         try:
             low, high = self.bounds()
         except OverflowError:
@@ -111,8 +108,40 @@ class QUniform(Uniform):
         """The value, within the range."""
         return min(max(float(value), self.min), self.max)
 
+    def in_grid(self) -> Parameter:
+        """Steps from `min`: a grid of W&B's takes no multiples of `q`."""
+        return Steps.model_validate(self.model_dump())
+
     def _multiples(self) -> range:
         return range(round(self.min / self.q), round(self.max / self.q) + 1)
+
+
+class Steps(QUniform):
+    """`q_uniform` in a grid: `min`, `min` + `q`, ..., all below `max`."""
+
+    def value(self, raw: Any) -> float | int:
+        """The step itself."""
+        whole = float(self.q).is_integer() and float(self.min).is_integer()
+        return _tidy(float(raw), whole=whole)
+
+    def ends(self) -> list[float | int]:
+        """The first and the last step."""
+        return distinct([self._step(0), self._step(self.num_values() - 1)])
+
+    def num_values(self) -> int:
+        """Number of steps."""
+        return math.ceil((self.max - self.min) / self.q)
+
+    def grid(self) -> Iterable[float | int]:
+        """The steps."""
+        return map(self._step, range(self.num_values()))
+
+    def in_grid(self) -> Parameter:
+        """Nothing changes."""
+        return self
+
+    def _step(self, number: int) -> float | int:
+        return self.value(self.min + number * self.q)
 
 
 class LogUniformValues(Continuous):
@@ -252,3 +281,8 @@ class QBeta(Beta):
 
     distribution: Literal["q_beta"]  # type: ignore[assignment]
     q: PositiveNumber = 1.0
+
+
+def _tidy(number: float, *, whole: bool) -> float | int:
+    # 3 * 0.1 is 0.30000000000000004, which nobody wants to type again.
+    return round(number) if whole else float(f"{number:.12g}")

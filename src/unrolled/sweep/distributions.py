@@ -65,6 +65,20 @@ class Parameter(BaseModel, ABC):
         """The raw value of one of `grid`."""
         return value
 
+    def in_grid(self) -> Parameter:
+        """The same parameter as `method: grid` searches it.
+
+        Raises:
+            ValueError: If a grid over it has no end, or W&B allows none.
+        """
+        if math.isinf(self.num_values()):
+            kind = self.model_dump()["distribution"]
+            raise ValueError(
+                f"a grid over {kind} has no end; list its values, take q_uniform or int_uniform, "
+                "or method: random"
+            )
+        return self
+
 
 class Constant(Parameter):
     """One value."""
@@ -138,12 +152,12 @@ class Categorical(Parameter):
         return self.values
 
     def num_values(self) -> int:
-        """As many as are listed."""
-        return len(self.values)
+        """Number of different values."""
+        return len(self.grid())
 
-    def grid(self) -> Iterable[Any]:
-        """The values, each once."""
-        return self.values
+    def grid(self) -> list[Any]:
+        """The values, each once; of 1 and 1.0, which W&B counts as one, the last."""
+        return list({_in_grid(value): value for value in self.values}.values())
 
     def distribution_of_raw(self) -> BaseDistribution | None:
         """A choice among the labels."""
@@ -158,15 +172,21 @@ class Categorical(Parameter):
 
 
 class CategoricalWithProbabilities(Categorical):
-    """One of several values with probabilities, which W&B normalises."""
+    """One of several values with probabilities."""
 
     distribution: Literal["categorical_w_probabilities"]  # type: ignore[assignment]
     probabilities: Annotated[list[NonNegativeNumber], Field(min_length=1)]
 
     def weights(self) -> list[float]:
-        """Normalised, as W&B does it."""
+        """Exactly one together."""
         total = sum(self.probabilities)
         return [p / total for p in self.probabilities]
+
+    def in_grid(self) -> Parameter:
+        """Refused, as by W&B."""
+        raise ValueError(
+            "a grid tries each value once: leave out probabilities, or take method: random"
+        )
 
     @model_validator(mode="after")
     def _as_many(self) -> CategoricalWithProbabilities:
@@ -174,8 +194,9 @@ class CategoricalWithProbabilities(Categorical):
             raise ValueError(
                 f"{len(self.values)} values have {len(self.probabilities)} probabilities"
             )
-        if not sum(self.probabilities):
-            raise ValueError("probabilities: all are 0")
+        # The tolerance is W&B's.
+        if not np.isclose(total := sum(self.probabilities), 1.0):
+            raise ValueError(f"probabilities: they add up to {total:.6g}, not to 1")
         return self
 
 
@@ -216,6 +237,13 @@ class IntUniform(Parameter):
         return self
 
 
+def _in_grid(value: Any) -> str:
+    """A text by which W&B's grid tells values apart."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, sort_keys=True)
+
+
 def distinct(values: list[Any]) -> list[Any]:
     """Each once, in their order."""
     return list(dict.fromkeys(values))
@@ -225,7 +253,7 @@ def require_order(low: float, high: float) -> None:
     """Refuse a range that is none.
 
     Raises:
-        ValueError: When `low` is above `high`.
+        ValueError: When `low` is not below `high`.
     """
-    if low > high:
-        raise ValueError(f"min, {low}, is above max, {high}")
+    if low >= high:
+        raise ValueError(f"min, {low}, is not below max, {high}")

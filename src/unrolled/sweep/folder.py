@@ -26,10 +26,16 @@ from unrolled.errors import UserError
 from unrolled.plain_files import require_plain_files
 from unrolled.run.directory import RunDirectory
 from unrolled.run.launch import num_processes
-from unrolled.sweep.check import check_sweep, compose_trial, corners_of, trial_id
+from unrolled.sweep.check import (
+    check_sweep,
+    compose_trial,
+    corners_of,
+    settle_metric,
+    trial_id,
+)
 from unrolled.sweep.ledger import Ledger
 from unrolled.sweep.points import BayesSampler
-from unrolled.sweep.space import Sweep, Values, find_sweep_file, read_sweep
+from unrolled.sweep.space import Metric, Sweep, Values, find_sweep_file, read_sweep
 from unrolled.sweep.storage import has_password, shown_url
 from unrolled.sweep.study import WorkerError
 
@@ -55,6 +61,8 @@ class Plan(BaseModel):
     """Of each process that trains, in all trials: sums in another order have other last digits."""
     extra: list[str] = []
     """Arguments of train.py that come before a trial's own: --config-dir, --allow."""
+    metric: dict[str, str] | None = None
+    """Name and goal of the task's own, where the file names none."""
 
 
 class SweepFolder:
@@ -83,6 +91,8 @@ class SweepFolder:
         self.sweep = Sweep(path / FILE, content)
         self.plan = Plan.model_validate(plan)
         self.sweep.extra = self.plan.extra if extra is None else extra
+        if self.plan.metric is not None and not self.sweep.names_metric:
+            self.sweep.settle(Metric.model_validate(self.plan.metric))
         self.notes: list[str] = []
         """What whoever opened the sweep should know."""
         self._checked = False
@@ -157,11 +167,13 @@ def open_sweep(
     path = find_sweep_file(path)
     sweep = read_sweep(path)
     folder = SWEEPS / (name or sweep.name)
-    text = path.read_text()
     there = SweepFolder(folder) if (folder / PLAN).is_file() else None
-    before: dict[str, Any] = {}
+    before = {} if there is None else there.plan.model_dump(exclude_unset=True)
+    sweep.extra = extra or before.get("extra", [])
+    text = path.read_text()
+    names_metric = sweep.names_metric
+    settle_metric(sweep)
     if there is not None:
-        before = there.plan.model_dump(exclude_unset=True)
         if differing := sweep.differences(there.sweep):
             raise UserError(
                 f"{folder} has the trials of another space than {path}, with another "
@@ -174,7 +186,6 @@ def open_sweep(
                     f"--{fixed}: the sweep in {folder} has {shown_url(str(known))}; name another: "
                     "--name"
                 )
-    sweep.extra = extra or before.get("extra", [])
     check_sweep(sweep)
     given = {key: value for key, value in options.items() if value is not None}
     if given.get("time_limit") == 0:
@@ -188,6 +199,7 @@ def open_sweep(
         )
     plan = Plan.model_validate(
         {**before, **given, "trials": wanted, "threads": threads, "extra": sweep.extra}
+        | ({} if names_metric else {"metric": sweep.metric.model_dump(include={"name", "goal"})})
     )
     folder.mkdir(parents=True, exist_ok=True)
     require_plain_files(folder)
@@ -196,7 +208,7 @@ def open_sweep(
     with _private() if has_password(plan.storage) else nullcontext():
         files.write(PLAN, plan.model_dump_json(indent=2) + "\n")
     made = SweepFolder(folder, sweep.extra)
-    made.notes = notes
+    made.notes = [*sweep.warnings, *notes]
     return made
 
 

@@ -11,7 +11,7 @@ import ast
 import textwrap
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import griffe
 
@@ -21,6 +21,7 @@ from unrolled.sweep.space import TUNING, Metric
 
 ANY = "*"
 _LOSS = "loss"
+_GOALS: dict[str, Literal["minimize", "maximize"]] = {"min": "minimize", "max": "maximize"}
 
 
 def metric_names(task: dict[str, Any]) -> list[str]:
@@ -90,18 +91,39 @@ def require_goal(metric: Metric, task: dict[str, Any]) -> None:
         )
 
 
+def own_metric(task: dict[str, Any]) -> Metric:
+    """The metric that chooses a task's best checkpoint.
+
+    Args:
+        task: The config of the task, with its defaults.
+
+    Raises:
+        UserError: If the source of the class does not say it.
+    """
+    name, mode = _own(task) or (ANY, ANY)
+    if ANY in name or mode not in _GOALS:
+        kind = str(task["_target_"]).rpartition(".")[2]
+        raise UserError(f"metric: missing, and {kind} does not say its own; name one")
+    return Metric(name=name, goal=_GOALS[mode])
+
+
+def _own(task: dict[str, Any]) -> tuple[str, str] | None:
+    """The monitor of a task and its mode; None where they can't be read."""
+    try:
+        cls = find_object(task["_target_"])
+        return _attribute(cls, "monitor", task), _attribute(cls, "mode", task)
+    except (UserError, SyntaxError, OSError):
+        return None
+
+
 def _goal(name: str, task: dict[str, Any]) -> str | None:
     """What is better of a metric; None where the task does not say so."""
     if name == _LOSS:
         return "minimize"
-    try:
-        cls = find_object(task["_target_"])
-        if _attribute(cls, "monitor", task).rpartition("/")[2] != name:
-            return None
-        mode = _attribute(cls, "mode", task)
-    except (UserError, SyntaxError, OSError):
+    own = _own(task)
+    if own is None or own[0].rpartition("/")[2] != name:
         return None
-    return {"min": "minimize", "max": "maximize"}.get(mode)
+    return _GOALS.get(own[1])
 
 
 def _is_among(metric: str, names: list[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -42,6 +43,8 @@ KINDS: dict[str, type[Parameter]] = {
 }  # fmt: skip
 """The classes by what `distribution` says."""
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
 
 def inferred(fields: dict[str, Any]) -> str | None:
     """The distribution that W&B takes where none is named; None where nothing says which."""
@@ -57,12 +60,19 @@ def inferred(fields: dict[str, Any]) -> str | None:
 
 def read_parameters(node: Any, above: str = "") -> tuple[dict[str, Parameter], list[str]]:
     """Parameters by their dotted keys, nested ones too, and what is wrong with them."""
-    if not isinstance(node, dict):
-        return {}, [f"parameters{above}: a list of names is wanted, each with its values"]
+    where = f"parameters.{above}.parameters" if above else "parameters"
+    if not isinstance(node, dict) or not node:
+        return {}, [f"{where}: names are wanted here, each with its values"]
     found: dict[str, Parameter] = {}
     problems: list[str] = []
     for name, fields in node.items():
         key = f"{above}.{name}" if above else str(name)
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            problems.append(
+                f"{where}: {name!r}: W&B takes names of letters, digits and _ . - that begin with "
+                "a letter or _"
+            )
+            continue
         if isinstance(fields, dict) and "parameters" in fields:
             if set(fields) != {"parameters"}:
                 further = next(k for k in fields if k != "parameters")
@@ -93,15 +103,15 @@ def read_parameter(fields: Any) -> Parameter:
             f"{strange}: a {type(strange).__name__} in YAML; write it in quotation marks: "
             f"'{strange}'"
         )
-    name = fields.get("distribution") or inferred(fields)
-    if name is None:
+    name = fields.get("distribution", inferred(fields))
+    if name is None and "distribution" not in fields:
         names = {k for kind in KINDS.values() for k in _fields(kind)} | {"parameters"}
         unknown = [k for k in fields if k not in names]
         hint = f"'{unknown[0]}': {did_you_mean(str(unknown[0]), names)}" if unknown else (
             "it needs value, values, min and max, or a distribution"
         )  # fmt: skip
         raise UserError(hint)
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise UserError(f"distribution: {name}: no such one; {did_you_mean(str(name), KINDS)}")
     kind = KINDS[name]
     try:

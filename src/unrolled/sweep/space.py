@@ -12,10 +12,18 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 import unrolled
 from unrolled.errors import UserError, did_you_mean
+from unrolled.sweep.continuous import LogUniform
 from unrolled.sweep.distributions import Constant, Parameter
 from unrolled.sweep.read_parameters import explain, read_parameters
 from unrolled.sweep.read_yaml import read_yaml
@@ -29,11 +37,30 @@ TUNING = "hpo_val"
 """The prefix of what is measured once, at the end of a run, on `data.hpo_val` of the validation
 set."""
 
+NOT_OURS = {
+    "metrics": "several metrics are for its custom scheduler; name one by metric",
+    "scheduler": "another program draws the trials; write method: grid, random or bayes",
+    "job": "a trial here is a run of train.py, not a job of W&B Launch",
+    "image_uri": "a trial here is a run of train.py, not an image of W&B Launch",
+}
+"""The keys of W&B's schema that `unrolled sweep` can't heed, and why."""
 
-class Metric(BaseModel):
+
+class _Section(BaseModel):
+    """A part of a sweep file: unknown keys, other types and keys without a value are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _says_something(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("nothing stands there; give it a value, or leave it out")
+        return value
+
+
+class Metric(_Section):
     """What is to become small or large."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str
     goal: Literal["minimize", "maximize"] = "minimize"
@@ -42,32 +69,38 @@ class Metric(BaseModel):
     impute_while_running: Literal["latest", "best", "worst", "false"] = "false"
 
 
-class EarlyTerminate(BaseModel):
-    """When W&B's hyperband stops a trial; see `hyperband`."""
+class Controller(_Section):
+    """Who draws the trials of W&B's own sweep; nothing to `unrolled sweep`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["local", "cloud"]
+
+
+class EarlyTerminate(_Section):
+    """When W&B's hyperband stops a trial; see `hyperband`."""
 
     type: Literal["hyperband"]
     min_iter: Annotated[int, Field(ge=1)] | None = None
     max_iter: Annotated[int, Field(ge=1)] | None = None
     s: Annotated[int, Field(ge=1)] | None = None
     eta: Annotated[float, Field(gt=1)] = 3.0
-    strict: bool = False
+    strict: bool = True
 
     @model_validator(mode="after")
     def _says_when(self) -> EarlyTerminate:
         if self.min_iter is None and (self.max_iter is None or self.s is None):
             raise ValueError("give min_iter, or max_iter and s")
+        if self.max_iter is not None and self.max_iter < self.eta:
+            raise ValueError("max_iter / eta is below 1: no trial would ever be judged")
         return self
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _File(_Section):
     program: str
     method: Literal["grid", "random", "bayes"]
-    parameters: Annotated[dict[str, Any], Field(min_length=1)]
-    metric: Metric
+    parameters: Any
+    metric: Metric | None = None
     early_terminate: EarlyTerminate | None = None
     command: list[Any] | None = None
     run_cap: Annotated[int, Field(ge=1)] | None = None
@@ -77,7 +110,14 @@ class _File(BaseModel):
     entity: str | None = None
     apiVersion: str | None = None  # noqa: N815 - W&B's own name.
     kind: Literal["sweep"] | None = None
-    controller: dict[str, Any] | None = None
+    controller: Controller | None = None
+
+    @model_validator(mode="after")
+    def _has_a_metric_where_trials_are_judged(self) -> _File:
+        if self.metric is None and (self.method == "bayes" or self.early_terminate is not None):
+            judge = "method: bayes" if self.method == "bayes" else "early_terminate"
+            raise ValueError(f"metric: missing; {judge} judges trials by it")
+        return self
 
 
 def _known(above: str) -> list[str]:
@@ -101,17 +141,34 @@ class Sweep:
         self.path = path
         if not isinstance(content, dict):
             raise UserError(f"{path}: not a sweep; it needs method, metric and parameters")
-        problems = []
+        problems = [
+            f"{path}: {key}: W&B's, and not for `unrolled sweep`: {why}"
+            for key, why in NOT_OURS.items()
+            if key in content
+        ]
+        if content.get("method") == "custom":
+            problems.append(f"{path}: method: custom: W&B's, and not for `unrolled sweep`: "
+                            f"{NOT_OURS['scheduler']}")  # fmt: skip
+            content = {**content, "method": "random"}
         try:
-            file = _File.model_validate(content)
+            file = _File.model_validate({k: v for k, v in content.items() if k not in NOT_OURS})
         except ValidationError as error:
             problems += [f"{path}: {text}" for text in explain(error, _known)]
-        self.parameters, wrong = read_parameters(content.get("parameters") or {})
+        found, wrong = (
+            read_parameters(content["parameters"]) if "parameters" in content else ({}, [])
+        )
+        self.parameters: dict[str, Parameter] = {}
+        for key, parameter in found.items():
+            try:
+                in_grid = content.get("method") == "grid"
+                self.parameters[key] = parameter.in_grid() if in_grid else parameter
+            except ValueError as error:
+                wrong.append(f"parameters.{key}: {error}")
         problems += [f"{path}: {text}" for text in wrong]
         if problems:
             raise UserError(*problems)
         self.method = file.method
-        self.metric = file.metric
+        self._metric = file.metric
         self.early_terminate = file.early_terminate
         self.run_cap = file.run_cap
         self.name = file.name or path.stem
@@ -121,13 +178,29 @@ class Sweep:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         self.extra: list[str] = []
-        self.notes = [*_nested(content["parameters"]), *self.command.notes, *_imputed(self.metric)]
+        self.warnings = [text for k, p in self.parameters.items() for text in _of_exponents(k, p)]
+        """What the file may not have meant: told by `check`, and before the first trial."""
+        self.notes = [*_nested(content["parameters"]), *self.command.notes, *_imputed(file.metric)]
         if self.early_terminate is not None and self.watched != self.metric.name:
             self.notes.append(
                 f"early_terminate: of {self.metric.name} there is one value, at the end of a run: "
                 f"W&B stops no trial by it; `unrolled sweep` stops by {self.watched}"
             )
-        self._check_method()
+
+    @property
+    def metric(self) -> Metric:
+        """What trials are judged by."""
+        assert self._metric is not None, "settle_metric comes first"
+        return self._metric
+
+    @property
+    def names_metric(self) -> bool:
+        """Whether the metric is known; else `settle` gives it."""
+        return self._metric is not None
+
+    def settle(self, metric: Metric) -> None:
+        """Judge trials by the task's own metric, as the file names none."""
+        self._metric = metric
 
     @property
     def searched(self) -> dict[str, Parameter]:
@@ -148,7 +221,7 @@ class Sweep:
         rule = self.early_terminate
         said = {
             "method": self.method,
-            "metric": self.metric.model_dump(exclude_defaults=True),
+            "metric": self._metric and self._metric.model_dump(exclude_defaults=True),
             "early_terminate": rule and rule.model_dump(exclude_defaults=True),
             "command": self.command.after,
         }
@@ -202,17 +275,6 @@ class Sweep:
                 f"that `unrolled` knows; program: {PROGRAM}"
             )
 
-    def _check_method(self) -> None:
-        if self.method != "grid":
-            return
-        for key, parameter in self.parameters.items():
-            if math.isinf(parameter.num_values()):
-                kind = parameter.model_dump()["distribution"]
-                raise UserError(
-                    f"{self.path}: parameters.{key}: a grid over {kind} has no end; list its "
-                    "values, take q_uniform or int_uniform, or method: random"
-                )
-
 
 def find_sweep_file(path: Path) -> Path:
     """The file, or the one of this name that comes with the package.
@@ -248,9 +310,25 @@ def _nested(parameters: dict[str, Any]) -> list[str]:
     ]
 
 
-def _imputed(metric: Metric) -> list[str]:
+def _of_exponents(key: str, parameter: Parameter) -> list[str]:
+    """A warning, as W&B gives one, that `min` and `max` are no limits."""
+    if not isinstance(parameter, LogUniform):
+        return []
+    name = parameter.distribution
+    low, high = (f"{end:.4g}" for end in parameter.bounds())
     return [
-        f"metric.{key}: W&B's alone; in `unrolled sweep` a trial without a result has no value"
-        for key in ("impute", "impute_while_running")
-        if key in metric.model_fields_set
+        f"parameters.{key}: {name}: min and max are exponents of e, so that values lie between "
+        f"{low} and {high}; for limits write {name}_values"
     ]
+
+
+def _imputed(metric: Metric | None) -> list[str]:
+    return (
+        []
+        if metric is None
+        else [
+            f"metric.{key}: W&B's alone; in `unrolled sweep` a trial without a result has no value"
+            for key in ("impute", "impute_while_running")
+            if key in metric.model_fields_set
+        ]
+    )
