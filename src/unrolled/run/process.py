@@ -17,6 +17,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
+from unrolled.terminal import say
+
 _IN_ASCII = str.maketrans("↓↑→…•×━╸╺", "v^>.*x---")  # noqa: RUF001
 """What our tables and Rich's bars draw with; the frames of its tables Rich replaces itself."""
 
@@ -38,7 +40,7 @@ def run_process(work: Callable[[], int | None]) -> NoReturn:
     except SystemExit as error:
         code = error.code
     if not isinstance(code, int | None):
-        print(code, file=sys.stderr)
+        say(code, stderr=True)
         code = 1
     leave(code or 0)
 
