@@ -3,9 +3,10 @@
     python benchmarks/chaos.py [--kills 100] [--seed 0]
 
 Each run is that of a user: `unrolled.run.work` on a run directory, in processes of its own, ended
-by SIGKILL. They are forked from one process that has imported torch already, which saves the
-seconds of start-up. A run is killed at random places (before or after an optimizer step, while a
-checkpoint is written, in a validation), resumed, killed again, until it is through. Then last.ckpt,
+by SIGKILL, or asked to stop as by a terminal that is closed (SIGHUP). They are forked from one
+process that has imported torch already, which saves the seconds of start-up. A run is killed at
+random places (before or after an optimizer step, while a checkpoint is written, in a validation),
+resumed, killed again, until it is through. Then last.ckpt,
 best.ckpt, metrics.csv and metrics.json must be those of the run that was never stopped, to the bit.
 """
 
@@ -17,6 +18,7 @@ import random
 import signal
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import torch
 from forked import Kill, create, num_processes, work_on
 
 from unrolled.run.directory import RunDirectory
+from unrolled.run.interruption import EXIT_CODE
 from unrolled.run.overrides import read_command_line
 from unrolled.run.resume import resume
 
@@ -105,32 +108,41 @@ def differences(a: Any, b: Any, key: str = "") -> list[str]:
     return [] if type(a) is type(b) and (a == b or (a != a and b != b)) else [key]
 
 
-def random_kill(draw: random.Random, ranks: int) -> Kill:
-    """Somewhere in the next third of a run."""
+def random_kill(draw: random.Random, ranks: int) -> tuple[Kill, int]:
+    """Somewhere in the next third of a run, and by which signal.
+
+    All processes of a run are asked to stop, not one; where they do not ask each other at that
+    place, one of several is only killed.
+    """
     place = draw.choice(
         ["before a step"] * 4 + ["after a step"] * 2
         + ["in a validation", "while a checkpoint is written", "in the test", "after the test"]
     )  # fmt: skip
     most = {"before a step": 12, "after a step": 12, "while a checkpoint is written": 6,
             "in a validation": 3}  # fmt: skip
-    return Kill(place, draw.randint(1, most.get(place, 1)), draw.randrange(ranks))
+    kill = Kill(place, draw.randint(1, most.get(place, 1)), draw.randrange(ranks))
+    asks = ranks == 1 or place.endswith("a step")
+    return kill, signal.SIGHUP if asks and draw.random() < 0.5 else signal.SIGKILL
 
 
-def survive(run: RunDirectory, draw: random.Random, most: int) -> int:
+def survive(run: RunDirectory, draw: random.Random, most: int) -> Counter[int]:
     """Kill a run up to `most` times and resume it after each until it is through.
 
     Returns:
-        How often it was killed.
+        How often it was killed by each signal.
     """
-    kills, path, ranks = 0, run.path, num_processes(run.config()["trainer"])
+    kills, path, ranks = Counter[int](), run.path, num_processes(run.config()["trainer"])
     assert isinstance(ranks, int)
     while True:
-        kill = random_kill(draw, ranks) if kills < most else None
-        codes = work_on(run, kill)
+        kill, number = random_kill(draw, ranks) if kills.total() < most else (None, signal.SIGKILL)
+        codes = work_on(run, kill, number)
         if codes == [0] * ranks:
             return kills
-        assert -signal.SIGKILL in codes, f"{path}: {codes}, see {path}/output.txt"
-        kills += 1
+        killed = -signal.SIGKILL in codes if number == signal.SIGKILL else (
+            codes == [EXIT_CODE] * ranks and run.status()["state"] == "interrupted"
+        )  # fmt: skip
+        assert killed, f"{path}: {codes}, see {path}/output.txt"
+        kills[number] += 1
         run = resume(path, None, read_command_line([f"resume={path}"]))
 
 
@@ -141,7 +153,7 @@ def _folder(name: str) -> str:
 def main(kills: int, seed: int) -> int:
     """Kill until there were enough; 1 where a run differed."""
     draw = random.Random(seed)
-    done = mismatches = rounds = 0
+    done, mismatches, rounds = Counter[int](), 0, 0
     with tempfile.TemporaryDirectory() as place:
         os.environ.setdefault("UNROLLED_STORES", f"{place}/stores")
         whole = {}
@@ -150,18 +162,22 @@ def main(kills: int, seed: int) -> int:
             codes = work_on(run)
             assert not any(codes), f"{name}: {codes}: {(run.path / 'output.txt').read_text()}"
             whole[name] = outcome(run)
-        while done < kills:
+        while done.total() < kills:
             rounds += 1
             for name, typed in RUNS.items():
                 folder = Path(place) / f"{rounds}-{_folder(name)}"
                 run = create(typed, folder)
-                killed = survive(run, draw, min(6, kills - done))
+                killed = survive(run, draw, min(6, kills - done.total()))
                 wrong = differences(whole[name], outcome(run))
                 done, mismatches = done + killed, mismatches + bool(wrong)
-                print(f"{name:24} {killed} kills  {wrong[:4] or 'equal'}", flush=True)
-                if done >= kills:
+                told = " ".join(f"{signal.Signals(n).name} {killed[n]}" for n in sorted(killed))
+                print(f"{name:24} {told or 'no kill'}  {wrong[:4] or 'equal'}", flush=True)
+                if done.total() >= kills:
                     break
-    print(f"{done} kills, {done} resumes, {mismatches} mismatches")
+    print(
+        f"{done.total()} kills ({done[signal.SIGHUP]} by SIGHUP), {done.total()} resumes, "
+        f"{mismatches} mismatches"
+    )
     return int(mismatches > 0)
 
 

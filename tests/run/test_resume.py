@@ -139,6 +139,7 @@ def test_what_would_be_compared_can_differ(whole: Callable[[str], RunDirectory])
         # last.ckpt after step 3, the file and the folder; then best.ckpt, by the validation of 5.
         (signal.SIGINT, "while a checkpoint is written", 3),
         (signal.SIGUSR2, "in the test", 1),
+        (signal.SIGHUP, "after a step", 5),
     ],
     ids=lambda value: str(value).replace(" ", "-"),
 )
@@ -155,7 +156,12 @@ def test_an_interrupted_run_has_saved_where_it_was(
     assert status["state"] == "interrupted"
     saved = torch.load(run.checkpoints / "last.ckpt", weights_only=True)["global_step"]
     # The step in which the signal came is done and saved; so is what it was in the middle of.
-    steps = {"before a step": 5, "in a validation": 10, "while a checkpoint is written": 5}
+    steps = {
+        "before a step": 5,
+        "after a step": 5,
+        "in a validation": 10,
+        "while a checkpoint is written": 5,
+    }
     assert saved == status["steps"] == steps.get(place, 30)
     assert forked.work_on(go_on(run)) == [0]
     assert run.status()["state"] == "finished"

@@ -23,6 +23,7 @@ from commands import SMALL
 from unrolled.run import wandb_logger as module
 from unrolled.run.metrics_csv import MetricsCSV
 from unrolled.run.wandb_logger import WandbLogger, wandb_logger
+from unrolled.run.wandb_run import WandbRun
 
 
 @pytest.fixture
@@ -217,6 +218,29 @@ def test_who_is_not_logged_in_is_told_and_not_asked(
     logger_in(tmp_path, mode="online").end()
     (message,) = told()
     assert message == "W&B: not logged in (`wandb login`): the run is logged offline"
+
+
+def test_turned_off_there_is_no_run_and_what_goes_on_is_the_users(
+    tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_logger(tmp_path, {}) is None
+    assert not (tmp_path / "wandb").exists()
+    # The old name of offline: W&B's step counts from what its file has, as in offline.
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    logger = wandb_logger(tmp_path, {}, project="mine")
+    assert isinstance(logger, WandbLogger)
+    logger.log_metrics({"train/loss": 1.0}, 1)
+    logger.end()
+    assert (WandbRun.of(tmp_path).project, WandbRun.of(tmp_path).entity) == ("mine", None)
+    assert told() == []
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = wandb_logger(tmp_path, {}, project="other")
+    assert isinstance(logger, WandbLogger)
+    assert logger.last_step == 1
+    assert logger.run.project == "mine"
+    logger.end()
+    assert told() == ["W&B: the run goes on in the project mine, where it began, not in other"]
 
 
 def test_a_folder_that_cannot_be_made_leaves_the_run_without_wandb(

@@ -29,6 +29,18 @@ def test_a_run_directory_is_one_run_of_wandb_wherever_it_goes_on(
     assert WandbRun.of(tmp_path / "new").id == "another"
 
 
+def test_a_run_that_began_with_wandb_turned_off_has_no_made_up_project(
+    tmp_path: Path, alone: pytest.MonkeyPatch
+) -> None:
+    run = WandbRun.of(tmp_path)
+    run.project = run.entity = "dummy"
+    run.write(tmp_path)
+    assert WandbRun.of(tmp_path) == WandbRun(run.id)
+    run.project = "mine"
+    run.write(tmp_path)
+    assert WandbRun.of(tmp_path).project == "mine"
+
+
 def test_an_agents_trial_has_the_agents_id_and_the_sweeps_parameters_also_later(
     tmp_path: Path, alone: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,8 @@ from unrolled.run.wandb_server import logged_in, reachable
 
 log = logging.getLogger(__name__)
 
+_OLD_NAMES = {"dryrun": "offline", "run": "online"}
+"""Values of WANDB_MODE that W&B still takes, and what they are called today."""
 SECONDS_TO_START = 10
 """How long a server that answers may take to open the run."""
 SECONDS_TO_TAKE = 10.0
@@ -187,7 +189,7 @@ def wandb_logger(
     tags: Sequence[str] = (),
     seconds_to_finish: PositiveFloat = 30.0,
 ) -> Logger | None:
-    """A logger to W&B, or None where W&B does not start.
+    """A logger to W&B, or None where W&B does not start, or is turned off by WANDB_MODE=disabled.
 
     Args:
         run_dir: The run directory; its `wandb/` takes the files.
@@ -204,6 +206,10 @@ def wandb_logger(
     wanted: str = mode
     if mode == "auto":
         wanted = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+    wanted = _OLD_NAMES.get(wanted, wanted)
+    if wanted == "disabled":
+        # W&B would stand for it by a run in a project "dummy", of which nothing is to be kept.
+        return None
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     if wanted == "online" and not logged_in():
         log.warning("W&B: not logged in (`wandb login`): the run is logged offline")
@@ -214,6 +220,7 @@ def wandb_logger(
     for attempt in dict.fromkeys([wanted, "offline"]):
         try:
             own = WandbRun.of(run_dir)
+            _tell_of_another_place(own, project, entity)
             before = last_step(run_dir)
             run = _start(
                 attempt,
@@ -250,6 +257,17 @@ def wandb_logger(
         "W&B did not start (%s): the run goes on without it, its values are in metrics.csv", reason
     )
     return None
+
+
+def _tell_of_another_place(run: WandbRun, project: str, entity: str | None) -> None:
+    """Say that a run that has begun does not move to what the config names now."""
+    for what, began, named in (
+        ("project", run.project, project), ("entity", run.entity, entity),
+    ):  # fmt: skip
+        if began and named and began != named:
+            log.warning(
+                "W&B: the run goes on in the %s %s, where it began, not in %s", what, began, named
+            )
 
 
 def _start(mode: str, seconds_to_finish: float, **settings: Any) -> Any:

@@ -14,6 +14,10 @@ import yaml
 from unrolled.run.directory import RunDirectory
 
 
+_OF_NO_RUN = ("dummy", "dummy")
+"""Project and entity that W&B made up under WANDB_MODE=disabled, and earlier versions kept."""
+
+
 @dataclass
 class WandbRun:
     """A run of W&B, kept in `wandb/run.json`: what goes on must be the same run there.
@@ -40,7 +44,10 @@ class WandbRun:
         if in_sweep():
             run = cls(os.environ["WANDB_RUN_ID"], parameters=_parameters())
         elif path.exists():
-            return cls(**json.loads(path.read_text()))
+            run = cls(**json.loads(path.read_text()))
+            if (run.project, run.entity) == _OF_NO_RUN:
+                run.project = run.entity = None
+            return run
         else:
             run = cls(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
         run.write(run_dir)
