@@ -12,6 +12,7 @@ from unrolled.errors import UserError
 from unrolled.run.allowed import require_trusted_sources
 from unrolled.run.check import check
 from unrolled.run.directory import RunDirectory
+from unrolled.run.old_runs import NOT_USED_AFTERWARDS, require_known_classes
 from unrolled.run.overrides import changed, read_command_line, typed_values
 
 CHANGEABLE = (
@@ -45,6 +46,7 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
         UserError: When the run or the data is not usable.
     """
     run = RunDirectory.open(run_dir)
+    require_known_classes(run, NOT_USED_AFTERWARDS)
     config = _changed(run.config(), overrides) if overrides else run.config()
     require_trusted_sources(run_dir, config)
     checkpoint = checkpoint or run.best_checkpoint()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from unrolled.data.outputs import TABLES, require_output, write_table
 from unrolled.data.tables import scan
 from unrolled.run.directory import RunDirectory
+from unrolled.run.old_runs import NOT_USED_AFTERWARDS, require_known_classes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,6 +60,7 @@ def _predict(
     run_dir: Path, sequences: Callable[[SequenceData], tuple[pa.Table, Source]]
 ) -> pa.Table:
     run = RunDirectory.open(run_dir)
+    require_known_classes(run, NOT_USED_AFTERWARDS)
     checkpoint = run.best_checkpoint()
 
     from unrolled.run.loading import load_run

@@ -13,6 +13,7 @@ from unrolled.errors import UserError
 from unrolled.run.check import check
 from unrolled.run.directory import LAST, RunDirectory, task_name
 from unrolled.run.drift import MAY_DIFFER, drift, identity
+from unrolled.run.old_runs import require_known_classes
 from unrolled.run.overrides import CommandLine, changed, typed_values
 
 LIMITS = ("max_steps", "max_epochs", "max_time")
@@ -34,6 +35,7 @@ def resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> RunD
         UserError: When there is nothing to go on from, or the config would compute something else.
     """
     run = RunDirectory.open(path)
+    require_known_classes(run)
     with run.locked():
         status = run.status()
         stopped = status.get("state") == "interrupted" and status.get("steps")
