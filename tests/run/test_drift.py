@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 from unrolled.errors import UserError
 from unrolled.run.compose import compose
 from unrolled.run.directory import RunDirectory
-from unrolled.run.drift import drift, identity
+from unrolled.run.drift import drift, identities, identity
 from unrolled.run.overrides import read_command_line
 from unrolled.run.resume import find, resume
 
@@ -49,6 +50,10 @@ def with_value(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         ("logger", {"wandb": {"_target_": "unrolled.run.wandb_logger.wandb_logger"}}),
         ("run_dir", "/elsewhere"),
         ("test", False),
+        ("task.references", False),
+        ("task.reference", "boosted_trees"),
+        ("trainer.limit_test_batches", 3),
+        ("name", "other"),
     ],
 )
 def test_how_far_and_where_a_run_goes_is_not_what_it_computes(
@@ -66,6 +71,9 @@ def test_how_far_and_where_a_run_goes_is_not_what_it_computes(
         ("data.batch_size", 10, "data.batch_size: 1000 in the run, now 10"),
         ("optimizer.lr", 0.5, "optimizer.lr: 0.01 in the run, now 0.5"),
         ("trainer.precision", "bf16-mixed", "trainer.precision: None in the run, now 'bf16-mixed'"),
+        # By this the best checkpoint is chosen.
+        ("task.k", 5, "task.k: 'not set' in the run, now 5"),
+        ("trainer.limit_val_batches", 3, "trainer.limit_val_batches: 'not set' in the run, now 3"),
         ("model.extra", 1, "model.extra: 'not set' in the run, now 1"),
     ],
 )
@@ -94,6 +102,22 @@ def run(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def go_on(run: RunDirectory, *typed: str, whole: bool = False) -> RunDirectory:
     line = read_command_line([f"resume={run.path}", *typed])
     return resume(run.path, compose(line).config if whole else None, line)
+
+
+def test_a_finished_run_is_judged_again_where_that_is_asked_for_otherwise(
+    run: RunDirectory,
+) -> None:
+    run.set_status(state="finished")
+    assert go_on(run, "trainer.log_every_n_steps=7").status()["state"] == "finished"
+    assert go_on(run, "trainer.limit_test_batches=3").status()["state"] == "interrupted"
+    assert run.config()["trainer"]["limit_test_batches"] == 3
+
+
+def test_a_run_of_the_version_before_has_an_identity_that_is_known() -> None:
+    flat = {"task": {"_target_": "T", "references": True, "k": 3}, "test": True, "seed": 1}
+    text = json.dumps({"seed": 1, "task._target_": "T", "task.k": 3, "task.references": True})
+    assert identities(flat)[1] == hashlib.sha256(text.encode()).hexdigest()
+    assert identities(flat)[0] == identity(flat) != identities(flat)[1]
 
 
 def test_values_that_may_differ_are_taken_and_nothing_else_changes(run: RunDirectory) -> None:

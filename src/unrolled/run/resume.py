@@ -12,7 +12,7 @@ import yaml
 from unrolled.errors import UserError
 from unrolled.run.check import check
 from unrolled.run.directory import LAST, RunDirectory, task_name
-from unrolled.run.drift import MAY_DIFFER, drift, identity
+from unrolled.run.drift import MAY_DIFFER, drift, identities, judged_otherwise
 from unrolled.run.old_runs import require_known_classes
 from unrolled.run.overrides import CommandLine, changed, typed_values
 
@@ -68,7 +68,8 @@ def resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> RunD
             )
         if now != before:
             run.write("config.yaml", yaml.safe_dump(now, sort_keys=False))
-            if other and status.get("state") == "finished":
+            # Also where there is nothing more to train: the test is done again.
+            if (other or judged_otherwise(before, now)) and status.get("state") == "finished":
                 run.set_status(state="interrupted")
     return run
 
@@ -85,7 +86,7 @@ def find(config: dict[str, Any]) -> RunDirectory | None:
     if config.get("run_dir"):
         run = RunDirectory(Path(config["run_dir"]))
         return run if (run.path / "config.yaml").is_file() else None
-    wanted = identity(config)
+    wanted = identities(config)
     found = [
         RunDirectory(status.parent)
         for status in Path("runs", task_name(config)).glob("*/status.json")
@@ -94,7 +95,7 @@ def find(config: dict[str, Any]) -> RunDirectory | None:
     same = [
         run
         for run in found
-        if run.status().get("identity") == wanted and same_limits(run.config(), config)
+        if run.status().get("identity") in wanted and same_limits(run.config(), config)
     ]
     return max(same, key=lambda run: float(run.status().get("created", 0)), default=None)
 

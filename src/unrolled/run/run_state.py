@@ -16,7 +16,7 @@ from unrolled.data.processes import gather
 from unrolled.errors import UserError
 from unrolled.run.checkpoint import class_path
 from unrolled.run.directory import RunDirectory, now
-from unrolled.run.drift import identity
+from unrolled.run.drift import identities
 from unrolled.run.metrics_csv import MetricsCSV
 from unrolled.run.random_states import random_states, set_random_states
 from unrolled.run.wandb_logger import WandbLogger
@@ -41,7 +41,7 @@ class RunState(Callback):
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
         self.config_hash = run.config_hash()
-        self.identity = identity(run.config())
+        self.identity, *self.earlier = identities(run.config())
         self.random_states: list[dict[str, Any]] | None = None
         self.first_step_done = False
 
@@ -74,7 +74,7 @@ class RunState(Callback):
     ) -> None:
         """Refuse what is not of this run; take back what was logged after it was saved."""
         own = checkpoint.get("unrolled", {})
-        if own.get("identity") != self.identity:
+        if own.get("identity") not in (self.identity, *self.earlier):
             raise UserError(
                 f"{self.run.checkpoints}: the checkpoint is of a run with another config than "
                 "config.yaml; one of the two files was changed or comes from elsewhere"
