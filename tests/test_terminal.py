@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 import unrolled
@@ -67,3 +68,28 @@ def test_no_module_shows_text_around_the_terminal() -> None:
                 if isinstance(node, ast.Call) and ast.unparse(node.func) in AROUND:
                     around.append(f"{path.name}:{node.lineno}: {ast.unparse(node)}")
     assert not around
+
+
+@given(st.integers(24, 130), st.integers(0, 9), st.booleans(), st.booleans())
+def test_no_column_of_a_table_is_lost_however_narrow_the_terminal(
+    width: int, columns: int, lines: bool, words: bool
+) -> None:
+    terminal = Terminal(file=io.StringIO(), width=width)
+    table = Table() if lines else Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("metric", no_wrap=True)
+    numbers = [[f"{row}.{column:03}e-05" for column in range(columns)] for row in range(3)]
+    for column in range(columns):
+        table.add_column(f"reference of number{column}", justify="right")
+    if words:
+        table.add_column("result")
+    for row, cells in enumerate(numbers):
+        table.add_row(f"test/recall@{row} ↑", *cells, *(["x" * 40] if words else []))
+    terminal.print(table)
+    text = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    for cell in (cell for cells in numbers for cell in cells):
+        assert text.count(cell) == 1
+    # Words are broken, not cut.
+    assert text.count("x") == (120 if words else 0)
+    if width >= 80 and columns <= 3 and not words:
+        assert text.count("test/recall@2 ↑") == 1

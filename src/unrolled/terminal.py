@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import chain
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
+
+from unrolled.table_parts import parts_of
 
 _UNSEEN = re.compile(
     # Control characters but for tab and newline, halves of a surrogate pair (by which Python holds
@@ -45,12 +49,19 @@ def say_error(message: str) -> None:
 class Terminal(Console):
     """Rich's console, which shows strings as they are, in tables, titles and lines alike.
 
+    A table that is wider than the terminal is printed in parts.
+
     Args:
         **options: Of `rich.console.Console`.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"highlight": False, **options, "markup": False, "emoji": False})
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print strings and what else Rich prints; no column of a table is lost."""
+        parts = (parts_of(o, self) if isinstance(o, Table) else (o,) for o in objects)
+        super().print(*chain.from_iterable(parts), **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Every string that Rich shows becomes a `Text` here, those of a table's cells too."""

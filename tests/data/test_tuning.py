@@ -199,3 +199,42 @@ def test_all_data_have_the_option(name: str) -> None:
 def test_a_share_that_is_none_is_refused_before_anything_is_built(value: str, reason: str) -> None:
     with pytest.raises(UserError, match=rf"data.hpo_val: .* does not fit: it must be {reason}"):
         compose(read_command_line(["task=bitcount", f"data.hpo_val={value}"]))
+
+
+@law
+@given(st.lists(st.integers(0, 2), min_size=2, max_size=80), st.floats(0.1, 0.9))
+def test_every_label_is_in_both_parts_in_proportion_and_smaller_shares_stay_within_larger(
+    labels: list[int], share: float
+) -> None:
+    count, classes = len(labels), torch.tensor(labels)
+    if not 3 <= round(share * count) <= count - 3:
+        return
+    rest, apart = divide(count, share, classes)
+    assert len(apart) == round(share * count)
+    assert sorted(rest.tolist() + apart.tolist()) == list(range(count))
+    for label in set(labels):
+        of_label, inside = labels.count(label), int((classes[apart] == label).sum())
+        if of_label > 1:
+            assert 0 < inside < of_label
+            assert abs(inside - len(apart) / count * of_label) <= 3
+        else:
+            # It decides by which metric a checkpoint can be chosen.
+            assert label in classes[rest]
+    smaller = divide(count, (len(apart) - 1) / count, classes)[1]
+    assert set(smaller.tolist()) < set(apart.tolist())
+
+
+def test_labels_that_are_all_alike_or_all_different_change_nothing() -> None:
+    for labels in (torch.zeros(30, dtype=torch.int64), torch.arange(30)):
+        for part, plain in zip(divide(30, 0.3, labels), divide(30, 0.3), strict=True):
+            assert torch.equal(part, plain)
+
+
+def test_the_few_buyers_of_a_log_are_in_both_parts() -> None:
+    labels = torch.zeros(200, dtype=torch.int64)
+    labels[[17, 50]] = 1
+    data = GeneratedData(Numbered(), 9, 200, 9, hpo_val=0.5)
+    data.source = lambda split: TensorSequences({"x": torch.zeros(200, 1)}, labels)  # type: ignore[method-assign, assignment]
+    data.with_tests = False
+    for source in (data.validation(), data.test_sources()["hpo_val"]):
+        assert source.targets().tolist().count(1) == 1

@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunDire
             directory = Run(folder / name, f"data.store_dir={folder}/stores", *TYPED).directory
             with pytest.MonkeyPatch.context() as patch:
                 if name == "other labels":
-                    patch.setattr(EventData, "source", flipped)
+                    patch.setattr(EventData, "test_sources", flipped)
                 training.train(directory)
             made[name] = directory
         return made[name]
@@ -40,12 +40,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunDire
     return make
 
 
-def flipped(self: EventData, split: Any, original: Any = EventData.source) -> Any:
-    source = original(self, split)
-    if split == "val":
-        apart = divide(len(source), 0.4)[1]
-        source.labels[apart] = 1 - source.labels[apart]
-    return source
+def flipped(self: EventData, original: Any = EventData.test_sources) -> Any:
+    sources = original(self)
+    # Only here: by its labels the part was chosen.
+    sources["hpo_val"].labels = 1 - sources["hpo_val"].labels
+    return sources
 
 
 def scores(run: RunDirectory) -> dict[str, float]:
@@ -95,7 +94,7 @@ def test_the_value_is_that_of_the_best_checkpoint_on_those_rows(
     by_hand = Run(run.path.parent / "by_hand", f"data.store_dir={run.path.parent}/stores", *TYPED)
     by_hand.task.load_state_dict(read_checkpoint(run.best_checkpoint())["state_dict"])
     source = by_hand.data.source("val")
-    batch = source.gather(divide(len(source), 0.4)[1])
+    batch = source.gather(divide(len(source), 0.4, source.targets())[1])
     by_hand.task.eval()
     with torch.no_grad():
         buys = by_hand.task.model.head.expectation(by_hand.task(batch)).double()

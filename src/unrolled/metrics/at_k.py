@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from unrolled.metrics.undefined import NOTHING
+
 
 class RankMetric(Metric):
     """The mean over the queries of a gain that depends on the target's rank.
@@ -23,6 +25,7 @@ class RankMetric(Metric):
 
     higher_is_better: bool | None = True
     full_state_update = False
+    undefined = "no target is an item of the training log"
     queries: Tensor
 
     def __init__(self, k: int, unseen_missed: bool = False) -> None:
@@ -113,6 +116,7 @@ class UnseenShare(RankMetric):
     """The share of all targets that were never seen in training: how cold the start is."""
 
     higher_is_better = None
+    undefined = NOTHING
 
     def __init__(self) -> None:
         super().__init__(2**62, unseen_missed=True)
@@ -130,6 +134,7 @@ class _Recommended(Metric):
     """How often each item is among the recommended ones."""
 
     full_state_update = False
+    undefined = "nothing was recommended: no target is an item of the training log"
     times: Tensor
 
     def __init__(self, num_items: int) -> None:
@@ -158,9 +163,10 @@ class CoverageAtK(_Recommended):
         self.register_buffer("candidates", candidates, persistent=False)
 
     def compute(self) -> Tensor:
-        """0 to 1."""
-        recommended = (self.times > 0) & self.candidates
-        return recommended.sum().double() / self.candidates.sum()
+        """0 to 1; NaN where nothing was recommended."""
+        recommended = ((self.times > 0) & self.candidates).sum().double()
+        share = recommended / self.candidates.sum()
+        return share.where(self.times.any(), torch.nan)
 
 
 class PopularityAtK(_Recommended):

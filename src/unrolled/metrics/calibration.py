@@ -16,6 +16,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.wrappers.abstract import WrapperMetric
 
+from unrolled.metrics.undefined import NOTHING
+
 LOWEST, HIGHEST = 0.05, 20.0
 """Temperatures that are looked at: sequences without a mistake would have it at 0."""
 HALVINGS = 50
@@ -94,6 +96,11 @@ class Scaled(WrapperMetric):
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
         """Take probabilities before scaling, and targets."""
         self.metric.update(scale(probabilities, self.temperature), targets)
+
+    @property
+    def undefined(self) -> str:
+        """Why the metric's value is NaN."""
+        return str(getattr(self.metric, "undefined", NOTHING))
 
     def compute(self) -> Any:
         """The metric's value."""

@@ -49,6 +49,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         self.folder = run_dir / "checkpoints"
         self.monitor = monitor
+        self.mode = monitor_mode
         self.better = torch.lt if monitor_mode == "min" else torch.gt
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps

@@ -5,6 +5,7 @@ What can be wrong with the arguments is looked at before torch is imported.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
 
     from unrolled.run.loading import load_run
     from unrolled.run.numerics import numerics
+    from unrolled.run.predictions import named, tested
     from unrolled.run.training import judge, quiet
 
     quiet()
@@ -74,7 +76,8 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
         **numerics(experiment.trainer),
         **limits,
     )
-    trainer.test(task, datamodule=data, verbose=False)
+    with named(checkpoint, partial(tested, data)):
+        trainer.test(task, datamodule=data, verbose=False)
     return judge(task, data)
 
 

@@ -64,11 +64,19 @@ def _predict(
     checkpoint = run.best_checkpoint()
 
     from unrolled.run.loading import load_run
-    from unrolled.run.predictions import predict_source, with_names
+    from unrolled.run.predictions import named, predict_source, with_names
 
     _, data, task = load_run(run.config(), run, checkpoint)
     names, source = sequences(data)
-    table = with_names(predict_source(task, source, data.eval_batch_size), data.class_names())
+    with named(checkpoint, lambda error: _name(names, error.first)):
+        predicted = predict_source(task, source, data.eval_batch_size)
+    table = with_names(predicted, data.class_names())
     for index, name in enumerate(names.column_names):
         table = table.add_column(index, name, names[name])
     return table
+
+
+def _name(names: pa.Table, index: int) -> str:
+    """What names a sequence in the output; its place, from 1, where nothing does."""
+    row = names.slice(index, 1).to_pylist()[0] if names.num_columns else {}
+    return ", ".join(f"{column}={value}" for column, value in row.items()) or str(index + 1)

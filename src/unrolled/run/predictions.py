@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,11 +15,17 @@ from torch import Tensor
 from unrolled.data.batching import BatchLoader, Source
 from unrolled.data.module import SequenceData, Split
 from unrolled.data.streams import StreamLoader
+from unrolled.errors import TrainingError, UserError
 from unrolled.tasks.base import SequenceTask
+from unrolled.tasks.finite_outputs import FiniteOutputs, NotFiniteError
 
 
 def predict_split(task: SequenceTask, data: SequenceData, split: Split) -> pa.Table:
-    """Predictions, with the sequences' own ids and targets, for a split of the run's data."""
+    """Predictions, with the sequences' own ids and targets, for a split of the run's data.
+
+    Raises:
+        NotFiniteError: When one of them is not finite.
+    """
     source = data.source(split)
     loader = data.make_loader(source, train=False, num_ranks=1)
     if isinstance(loader, StreamLoader):
@@ -33,11 +43,17 @@ def predict_streams(task: SequenceTask, loader: StreamLoader) -> pa.Table:
     was_training = task.training
     task.eval()
     parts: dict[str, list[Tensor]] = {}
+    finite, seen = FiniteOutputs(task), set[int]()
     for window in loader:
-        columns = {"target": window.targets, **task.predict_batch(window.to(task.device))}
-        for name, values in columns.items():
+        predicted = task.predict_batch(window.to(task.device))
+        seen.update(window.ids.tolist())
+        for name, values in {"target": window.targets, **predicted}.items():
             parts.setdefault(name, []).append(values.cpu())
+            if name in predicted:
+                finite.note(window, values)
     task.train(was_training)
+    if (error := finite.close(len(seen))) is not None:
+        raise error
     whole = {name: torch.cat(values, 1) for name, values in parts.items()}
     lengths = torch.full((len(whole["target"]),), whole["target"].shape[1])
     return pa.table({name: _column(values, lengths) for name, values in whole.items()})
@@ -74,16 +90,24 @@ def predict_source(
 
     Returns:
         A prediction for each step is a list, as long as the sequence.
+
+    Raises:
+        NotFiniteError: When one of them is not finite.
     """
     was_training = task.training
     task.eval()
     parts: dict[str, list[pa.Array]] = {}
+    finite = FiniteOutputs(task)
     for batch in BatchLoader(source, batch_size):
         columns = task.target_columns(batch.targets) if targets else {}
-        columns |= task.predict_batch(batch.to(task.device))
-        for name, values in columns.items():
+        predicted = task.predict_batch(batch.to(task.device))
+        for values in predicted.values():
+            finite.note(batch, values)
+        for name, values in (columns | predicted).items():
             parts.setdefault(name, []).append(_column(values.cpu(), batch.lengths))
     task.train(was_training)
+    if (error := finite.close(len(source))) is not None:
+        raise error
     return pa.table({name: pa.chunked_array(arrays) for name, arrays in parts.items()})
 
 
@@ -98,3 +122,37 @@ def _column(values: Tensor, lengths: Tensor) -> pa.Array:
     # A task may have asked of fewer steps than there are.
     offsets = np.concatenate([[0], real.sum(1).cumsum(0).numpy()]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[real].numpy()))
+
+
+@contextmanager
+def named(
+    checkpoint: Path,
+    name: Callable[[NotFiniteError], str],
+    kind: type[UserError | TrainingError] = UserError,
+) -> Iterator[None]:
+    """Say of predictions that are not finite whose they are.
+
+    Args:
+        checkpoint: That predicts.
+        name: Of the first sequence with such a prediction.
+        kind: The error to raise.
+
+    Raises:
+        UserError: Or `kind`, with the checkpoint, the number of sequences and the first of them.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        raise kind(
+            f"{checkpoint}: {error}, the first is sequence {name(error)}; its weights or the "
+            "numbers that it read are not finite or too large. Use another checkpoint of the run, "
+            "or train it anew with a smaller optimizer.lr"
+        ) from error
+
+
+def tested(data: SequenceData, error: NotFiniteError) -> str:
+    """What a tested sequence is called: its index, from 0, and its id if its data have ids."""
+    test = list(data.test_sources())[error.test]
+    ids = data.sequence_ids("test") if test == "test" else None
+    name = "" if ids is None else f" ({ids[error.first].as_py()!r})"
+    return f"{error.first} of {test}{name}"

@@ -18,6 +18,8 @@ def show_result(run: RunDirectory) -> None:
     seconds = result.get("seconds", {})
     if result.get("metrics"):
         show_scores(result["metrics"], result.get("references"))
+    for remark in result.get("remarks", []):
+        Terminal().print(remark)
     for what, words in result.get("protocol", {}).items():
         Terminal().print(f"{what}: {words}", style="dim")
     times = [f"{what} {s:.1f} s" for what, s in seconds.items() if s is not None]
@@ -32,27 +34,30 @@ def show_scores(
 ) -> None:
     """A row a metric, between its trivial and its best possible value, beside the references'."""
     references = references or {}
-    # With references there are many columns; neither a name nor a number may be cut.
     table = Table(box=SIMPLE_HEAD, pad_edge=False) if references else Table()
     table.add_column("metric", no_wrap=True)
     for header in ("trivial", *references, "ours", "best possible"):
-        words = header.replace("_", " ")
-        table.add_column(words, justify="right", min_width=max(map(len, words.split())))
+        table.add_column(header.replace("_", " "), justify="right")
+    reasons: dict[str, list[str]] = {}
     for name, score in scores.items():
+        if reason := score.get("undefined"):
+            reasons.setdefault(reason, []).append(name)
         arrow = {"min": " ↓", "max": " ↑"}.get(score.get("better"), "")
         table.add_row(
             f"{name}{arrow}",
             *(
-                _number(value, short=bool(references))
+                _number(value)
                 for value in (
                     score.get("trivial"),
                     *(found.get(name) for found in references.values()),
-                    score["value"],
-                    score.get("best"),
                 )
             ),
+            _value(score),
+            _number(score.get("best")),
         )
     Terminal().print(table)
+    for reason, names in reasons.items():
+        Terminal().print(f"{', '.join(names)}: undefined, {reason}")
 
 
 def show_runs(rows: list[tuple[list[str], RunDirectory]]) -> None:
@@ -68,7 +73,7 @@ def show_runs(rows: list[tuple[list[str], RunDirectory]]) -> None:
         status, result = run.status(), run.read_json("metrics.json")
         main = result.get("main_metric")
         score = result.get("metrics", {}).get(main)
-        text = f"{main} {_number(score['value'])}" if score else str(status.get("error") or "")
+        text = f"{main} {_value(score)}" if score else str(status.get("error") or "")
         own = " ".join(part for part in typed if part not in common)
         table.add_row(run.path.name, own, str(status.get("state", "failed")), text)
     Terminal().print(table)
@@ -82,9 +87,12 @@ def short(run: RunDirectory) -> str:
         return str(run.path)
 
 
-def _number(value: float | None, short: bool = False) -> str:
+def _value(score: dict[str, Any]) -> str:
+    return "undefined" if score.get("undefined") else _number(score["value"])
+
+
+def _number(value: float | None) -> str:
+    """Four significant digits; whole numbers, which count something, in full."""
     if value is None:
         return "-"
-    if float(value).is_integer() and abs(value) >= 1:
-        return f"{int(value):,}"
-    return f"{value:.4f}" if short and abs(value) < 10 else f"{value:.6g}"
+    return f"{int(value):,}" if float(value).is_integer() and value else f"{value:.4g}"

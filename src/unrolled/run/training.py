@@ -7,6 +7,7 @@ import math
 import subprocess
 import time
 import warnings
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,18 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from unrolled.data.module import SequenceData
-from unrolled.errors import UserError
+from unrolled.errors import TrainingError, UserError
 from unrolled.run.checkpoint import load_weights
 from unrolled.run.checkpoint_files import CheckpointFiles, set_aside, to_go_on_from
+from unrolled.run.checkpoints import Checkpoints
 from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment, build, wanted
 from unrolled.run.interruption import Interrupted, interruption
 from unrolled.run.metrics_csv import MetricsCSV
+from unrolled.run.monitor import monitor_of, require_defined, undefined_apart
 from unrolled.run.numerics import deterministic_errors, numerics
+from unrolled.run.predictions import named, predict_split, tested
+from unrolled.run.remarks import overfitting
 from unrolled.run.run_state import RunState, Unprofiled
 from unrolled.tasks.base import SequenceTask
 
@@ -64,13 +69,16 @@ def train(run: RunDirectory) -> None:
         raise Interrupted(interruption.received)
     fit_seconds = time.monotonic() - began
     steps = trainer.global_step
+    # Of the last validation.
+    undefined = dict(task.undefined)
     scores: dict[str, Any] = {}
     if experiment.test or data.hpo_val:
         data.with_tests = experiment.test
         best = trainer.strategy.broadcast(run.best_checkpoint())
         load_weights(task, best)
         began = time.monotonic()
-        with deterministic_errors():
+        of_test = partial(tested, data)
+        with deterministic_errors(), named(best, of_test, TrainingError):
             trainer.test(task, datamodule=data, verbose=False)
         scores = judge(task, data)
     if trainer.is_global_zero:
@@ -83,6 +91,8 @@ def train(run: RunDirectory) -> None:
                     name: {metric: _finite(value) for metric, value in found.items()}
                     for name, found in references.items()
                 },
+                "undefined": undefined,
+                "remarks": _remarks(run, trainer, task),
                 "protocol": task.protocol(),
                 "main_metric": f"test/{task.main_metric}",
                 "steps": steps,
@@ -100,6 +110,25 @@ def train(run: RunDirectory) -> None:
     trainer.strategy.barrier()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def _remarks(run: RunDirectory, trainer: lightning.Trainer, task: SequenceTask) -> list[str]:
+    """What chose the checkpoint where the task's own metric could not; whether the model overfits.
+
+    The validations' values are in metrics.csv, those before an interruption too.
+    """
+    found: list[str] = []
+    chosen_by = next((c for c in trainer.callbacks if isinstance(c, Checkpoints)), None)  # type: ignore[attr-defined]
+    if chosen_by is None or chosen_by.monitor is None:
+        return found
+    if chosen_by.monitor != task.monitor:
+        found.append(
+            f"{chosen_by.monitor} chose the checkpoint: {task.monitor} is undefined on the "
+            "validation sequences."
+        )
+    if told := overfitting(run.path / "metrics.csv", chosen_by.monitor, chosen_by.mode):
+        found.append(told)
+    return found
 
 
 def _checkpoint(run: RunDirectory, trainer: lightning.Trainer) -> Path | None:
@@ -140,14 +169,17 @@ def build_trainer(
             "would begin with the first again; leave it out"
         )
     validates = len(data.validation()) > 0 and node.get("limit_val_batches", 1) != 0
+    monitor = monitor_of(task, data) if validates else None
+    if monitor is not None:
+        require_defined(experiment.callbacks, task, data)
     supplied = {
         "run_dir": run.path,
         "config": run.config(),
-        "monitor": task.monitor if validates else None,
-        "monitor_mode": task.mode,
+        "monitor": None if monitor is None else monitor.name,
+        "monitor_mode": task.mode if monitor is None else monitor.mode,
         "main_metric": task.main_metric,
     }
-    of_callbacks = {**supplied, "mode": task.mode}
+    of_callbacks = {**supplied, "mode": supplied["monitor_mode"]}
     loggers: list[Logger] = [MetricsCSV(run.path)]
     for name, part in experiment.logger.items():
         built = build(part, f"logger.{name}", **wanted(part, supplied))
@@ -178,6 +210,9 @@ def build_trainer(
         # Our loaders shard themselves.
         use_distributed_sampler=False,
     )
+    if monitor is not None and trainer.is_global_zero:
+        for told in filter(None, (monitor.told(), undefined_apart(task, data))):
+            log.warning("%s", told)
     # Lightning's handler of SIGTERM waits for the other processes, which may not have it.
     signals = trainer._signal_connector
     signals.register_signal_handlers = lambda: None  # type: ignore[method-assign]
@@ -185,17 +220,23 @@ def build_trainer(
 
 
 def judge(task: SequenceTask, data: SequenceData) -> dict[str, Any]:
-    """The test metrics between what a trivial answer scores and the best that is possible."""
+    """The test metrics between what a trivial answer scores and the best that is possible.
+
+    A metric that is not defined has no value, nor have its trivial and its best one: `undefined`
+    says why.
+    """
     trivial, best = task.trivial_scores(data), data.best_possible()
     direction = {"loss": "min", **task.metric_direction()}
     scores: dict[str, dict[str, float | str | None]] = {}
     for name, value in task.results.items():
         short = name.rpartition("/")[2]
         scores[name] = {"value": _finite(value)}
+        if (reason := task.undefined.get(name)) is not None:
+            scores[name] |= {"undefined": reason}
         if short in direction:
             scores[name] |= {
                 "trivial": _finite(trivial.get(name, math.nan)),
-                "best": best.get(name, best.get(short)),
+                "best": None if reason else best.get(name, best.get(short)),
                 "better": direction[short],
             }
     return scores
@@ -210,7 +251,6 @@ def finish(run: RunDirectory, task: SequenceTask, data: SequenceData) -> None:
     """Predictions of a test set that is not too large, and the plots."""
     from unrolled.data.outputs import write_table
     from unrolled.report.plots import plot_run
-    from unrolled.run.predictions import predict_split
 
     for name, columns in task.tables.items():
         table = pa.table({column: values.numpy() for column, values in columns.items()})

@@ -30,11 +30,18 @@ def value_of(sweep: Sweep, run: RunDirectory, history: list[float]) -> float:
             raise UserError(f"the run's metrics.json has no {name}: was data.hpo_val judged?")
         value = scores[name]["value"]
         if value is None:
-            raise UserError(f"{name} is not finite")
+            raise UserError(_undefined(name, scores[name].get("undefined")))
         return float(value)
     if not history:
+        reason = run.read_json("metrics.json").get("undefined", {}).get(name)
+        if reason is not None:
+            raise UserError(_undefined(name, reason))
         raise UserError(f"the run never logged {name}: has it a validation set?")
     finite = [value for value in history if math.isfinite(value)]
     if not finite:
         raise UserError(f"{name} is not finite: {history[-1]}")
     return sweep.best(finite)
+
+
+def _undefined(name: str, reason: str | None) -> str:
+    return f"{name} is not finite" if reason is None else f"{name} is undefined: {reason}"

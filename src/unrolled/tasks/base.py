@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
@@ -14,16 +15,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from unrolled.data.batch import SequenceBatch, has_target
+from unrolled.data.batching import Source
 from unrolled.data.module import SequenceData
 from unrolled.data.processes import gather, num_processes, rank
 from unrolled.data.schema import Schema
 from unrolled.errors import UserError
+from unrolled.metrics.undefined import NOTHING
 from unrolled.models.readout import EveryStep
 from unrolled.models.sequence import SequenceModel
 from unrolled.tasks.carried_states import CarriedStates
+from unrolled.tasks.finite_outputs import FiniteOutputs, NotFiniteError
 from unrolled.tasks.judge import Judge, judge_constant
 from unrolled.tasks.running_mean import RunningMean
 from unrolled.tasks.targets import asked, judged, padded, trained_on
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -73,8 +79,10 @@ class SequenceTask(lightning.LightningModule, ABC):
         self.loss_reduction = loss_reduction
         self.over_time = over_time
         self.results: dict[str, float] = {}
+        self.undefined: dict[str, str] = {}
         self.tables: dict[str, dict[str, Tensor]] = {}
         self.judges = nn.ModuleDict({"val": Judge(self.metrics())})
+        self._finite: FiniteOutputs | None = None
         self._unlogged = RunningMean()
         self._logged_step = 0
         self._carried = CarriedStates()
@@ -208,14 +216,15 @@ class SequenceTask(lightning.LightningModule, ABC):
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, 0)
             model.require_forward_param_sync = False
+        self._finite = FiniteOutputs(self)
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         """Judge one batch."""
         self._judge(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the validation set."""
-        self._log_metrics(["val"])
+        """Log the metrics of the validation set: NaN where the model did not answer."""
+        self._log_metrics(["val"], self._finite.close() if self._finite else None)
 
     def on_test_start(self) -> None:
         """A judge for each test set."""
@@ -223,13 +232,25 @@ class SequenceTask(lightning.LightningModule, ABC):
         self._tests = list(data.test_sources())
         for name in self._tests:
             self.judges[name] = Judge(self.metrics()).to(self.device)
+        self._finite = FiniteOutputs(self)
 
     def test_step(self, batch: SequenceBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Judge one batch."""
+        if self._finite is not None:
+            self._finite.test = dataloader_idx
         self._judge(batch, self._tests[dataloader_idx])
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of the test sets."""
+        """Log the metrics of the test sets.
+
+        Raises:
+            NotFiniteError: When the model did not answer.
+        """
+        if self._finite is not None:
+            data = cast(SequenceData, self.trainer.datamodule)  # type: ignore[attr-defined]
+            error = self._finite.close(sum(map(len, data.test_sources().values())))
+            if error is not None:
+                raise error
         self._log_metrics(self._tests)
 
     def predict_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -259,6 +280,25 @@ class SequenceTask(lightning.LightningModule, ABC):
         """Columns of the targets beside those of `predictions`, each `[batch]`, `[batch, time]`."""
         return {"target": targets}
 
+    def undefined_on(self, data: SequenceData, source: Source, metric: str) -> str | None:
+        """Why a metric has no value on some sequences, whatever the model; None where it has one.
+
+        Asked of the validation set before training, for what chooses the checkpoint.
+
+        Args:
+            data: With the training targets.
+            source: The sequences that are judged.
+            metric: Its name without the split, `loss` among them.
+        """
+        every_step = isinstance(self.model.readout, EveryStep)
+        targets = asked(source.targets(), every_step)
+        if len(targets) == 0:
+            return NOTHING
+        if metric not in (metrics := self.metrics()):
+            return None
+        answer = self.trivial_input(asked(data.train_targets(), every_step))
+        return judge_constant({metric: metrics[metric]}, answer, targets)[1].get(metric)
+
     def trivial_scores(self, data: SequenceData) -> dict[str, float]:
         """Every metric on the test sets for a model that sees no features; `test/error`.
 
@@ -273,7 +313,7 @@ class SequenceTask(lightning.LightningModule, ABC):
         scores = {}
         for test, source in data.test_sources().items():
             targets = asked(source.targets(), every_step)
-            computed = judge_constant(self.metrics(), answer, targets)
+            computed, _ = judge_constant(self.metrics(), answer, targets)
             for name in [*computed, "loss"]:
                 exact = known.get(f"{test}/{name}", known.get(name, computed.get(name)))
                 if exact is not None:
@@ -341,16 +381,26 @@ class SequenceTask(lightning.LightningModule, ABC):
         judge = cast(Judge, self.judges[name])
         judge.update(self.metric_input(items), targets, self.losses(outputs, batch))
 
-    def _log_metrics(self, names: list[str]) -> None:
+    def _log_metrics(self, names: list[str], faulty: NotFiniteError | None = None) -> None:
         judges = {name: cast(Judge, self.judges[name]) for name in names}
         values = {
             f"{name}/{metric}": value
             for name, judge in judges.items()
             for metric, value in judge.take().items()
         }
+        if faulty is not None:
+            log.warning("step %d: %s", self.trainer.global_step, faulty)
+            values = {name: torch.full_like(v.float(), torch.nan) for name, v in values.items()}
         # Lightning keeps logged values in float32, where counts end at 2^24; `results` is exact.
         self.results = {name: float(value) for name, value in values.items()}
-        self._log(values, self.trainer.global_step)
+        self.undefined = {
+            f"{name}/{metric}": reason
+            for name, judge in judges.items()
+            for metric, reason in judge.undefined.items()
+        }
+        # What is not defined is in no logger: a number would be read, NaN would end a sweep.
+        known = {name: value for name, value in values.items() if name not in self.undefined}
+        self._log(known, self.trainer.global_step)
 
     def _log(self, values: dict[str, Tensor], step: int) -> None:
         """Give values to the loggers under the number of optimizer steps done so far.

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from unrolled.metrics.undefined import compute_each
+
 
 class Judge(nn.Module):
     """Metrics by name and the mean loss, collected over batches.
@@ -19,9 +21,11 @@ class Judge(nn.Module):
 
     def __init__(self, metrics: dict[str, Any]) -> None:
         super().__init__()
+        self.undefined: dict[str, str] = {}
         # Groups are made of metrics whose states are equal after the first batch, by chance too.
         self.metrics = MetricCollection(metrics, compute_groups=False)
-        self.loss = MeanMetric()
+        # By default torchmetrics leaves NaN out of a mean, which would make up a loss.
+        self.loss = MeanMetric(nan_strategy="disable")
 
     def update(self, predictions: Any, targets: Tensor, losses: Tensor) -> None:
         """Add a batch: what the metrics take, `[item]` or as they want it; losses `[batch]`."""
@@ -29,9 +33,12 @@ class Judge(nn.Module):
         self.metrics.update(predictions, targets)
 
     def take(self) -> dict[str, Tensor]:
-        """The values by name, `loss` among them, of all processes; the next set begins."""
+        """The values by name, `loss` among them, of all processes; the next set begins.
+
+        A value that is not defined is NaN, and `undefined` has the reason by its name.
+        """
         share_kinds(self.modules())
-        values = {"loss": self.loss.compute(), **self.metrics.compute()}
+        values, self.undefined = compute_each([("loss", self.loss), *self.metrics.items()])
         self.metrics.reset()
         self.loss.reset()
         return values
@@ -67,32 +74,44 @@ def share_kinds(modules: Iterable[nn.Module]) -> None:
             state.append(torch.empty((0, *shape), dtype=dtype, device=metric.device))
 
 
-def judge_constant(metrics: dict[str, Any], answer: Tensor, targets: Tensor) -> dict[str, float]:
-    """The metrics of a model that always gives the same answer, by name.
+def judge_constant(
+    metrics: dict[str, Any], answer: Tensor, targets: Tensor
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The metrics of a model that always gives the same answer.
 
     Args:
         metrics: By name.
         answer: A scalar, or the log-probabilities of all classes.
         targets: `[item]`.
+
+    Returns:
+        The values by name, NaN where one is not defined; and the reasons of those.
     """
     answers = answer.to(targets.device).expand(len(targets), *answer.shape)
-    return judge_predictions(metrics, answers, targets)
+    return _judged(metrics, answers, targets)
 
 
-@torch.inference_mode()
 def judge_predictions(
     metrics: dict[str, Any], predictions: Any, targets: Tensor
 ) -> dict[str, float]:
-    """The metrics of predictions that every process has whole, by name.
+    """The metrics of predictions that every process has whole, by name; NaN if not defined.
 
     Args:
         metrics: By name.
         predictions: `[item]`, or what else the metrics take.
         targets: `[item]`.
     """
+    return _judged(metrics, predictions, targets)[0]
+
+
+@torch.inference_mode()
+def _judged(
+    metrics: dict[str, Any], predictions: Any, targets: Tensor
+) -> tuple[dict[str, float], dict[str, str]]:
     collection = MetricCollection(metrics, compute_groups=False).to(targets.device)
     for metric in collection.values():
         # Every process judges all targets: there is nothing to add up.
         metric.distributed_available_fn = lambda: False
     collection.update(predictions, targets)
-    return {name: float(value) for name, value in collection.compute().items()}
+    values, reasons = compute_each(collection.items())
+    return {name: float(value) for name, value in values.items()}, reasons

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unrolled.data.batch import NO_TARGET, SequenceBatch
+from unrolled.data.batching import Source
 from unrolled.data.module import SequenceData
 from unrolled.data.schema import Schema
 from unrolled.data.store import JaggedSequences
@@ -22,6 +23,7 @@ from unrolled.metrics.forecast import (
     TimeRMSE,
     TypeAccuracy,
 )
+from unrolled.metrics.undefined import NOTHING
 from unrolled.models.point_process import PointProcessHead
 from unrolled.models.readout import EveryStep
 from unrolled.tasks.base import SequenceTask
@@ -153,6 +155,10 @@ class NextEvent(SequenceTask):
             judged = judge_predictions(self.metrics(), forecast, targets)
             scores |= {f"{test}/{name}": value for name, value in judged.items()}
         return scores
+
+    def undefined_on(self, data: SequenceData, source: Source, metric: str) -> str | None:
+        """Only where there is no event that has one before it."""
+        return None if len(source.targets()) else NOTHING
 
     def references(self, data: SequenceData) -> dict[str, dict[str, float]]:
         """A Hawkes process fitted to the training sequences, on the test set."""

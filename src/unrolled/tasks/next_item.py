@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from unrolled.data.batch import SequenceBatch, has_target
+from unrolled.data.batching import Source
 from unrolled.data.module import SequenceData
 from unrolled.data.schema import UNKNOWN_ID, Schema
 from unrolled.errors import UserError
@@ -141,6 +142,10 @@ class NextItem(SequenceTask):
         everywhere = events.clone()
         torch.distributed.all_reduce(everywhere)
         return losses * (world * events / everywhere.clamp(min=1) / batch.weight)
+
+    def undefined_on(self, data: SequenceData, source: Source, metric: str) -> str | None:
+        """Only where no target can be recommended; the loss has none either."""
+        return None if bool(has_item(source.targets()).any()) else RecallAtK.undefined
 
     def trivial_scores(self, data: SequenceData) -> dict[str, float]:
         """Always the most popular items."""

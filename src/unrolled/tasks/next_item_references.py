@@ -19,6 +19,7 @@ from unrolled.data.batching import BatchLoader, Source
 from unrolled.data.module import SequenceData
 from unrolled.data.schema import PADDING_ID, UNKNOWN_ID
 from unrolled.metrics.ranking import Ties, rank_in_chunks
+from unrolled.metrics.undefined import compute_each
 
 RECENT = 10
 """So many of the last events of a session are looked at by the neighbours."""
@@ -75,7 +76,8 @@ class NextItemReferences:
                     self.num_items, self.k, self.ties,
                 )  # fmt: skip
                 collection.update(ranks=ranking.ranks, top=ranking.top, unseen=(~known).sum())
-            found |= {f"{name}/{k}": float(v) for k, v in collection.compute().items()}
+            values, _ = compute_each(collection.items())
+            found |= {f"{name}/{metric}": float(value) for metric, value in values.items()}
             collection.reset()
         return found
 

@@ -10,15 +10,17 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, MetricCollection
-from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, BinaryCalibrationError
+from torchmetrics.classification import BinaryCalibrationError
 
 from unrolled.data.batch import SequenceBatch, has_target
 from unrolled.data.module import SequenceData
 from unrolled.data.schema import Schema
 from unrolled.errors import UserError
+from unrolled.metrics.binary import AUROC, AveragePrecision
 from unrolled.metrics.calibration import Scaled, Temperature, scale
 from unrolled.metrics.counting import NumSequences
 from unrolled.metrics.log_loss import LogLoss
+from unrolled.metrics.undefined import compute_each
 from unrolled.models.readout import EveryStep
 from unrolled.tasks.base import SequenceTask
 from unrolled.tasks.boosted_trees import boosted_trees, installed
@@ -105,8 +107,8 @@ class PurchaseIntent(SequenceTask):
     def metrics(self) -> dict[str, Any]:
         """AUROC, average precision, log loss in nats, Brier score, calibration error in 15 bins."""
         return {
-            "auroc": BinaryAUROC(),
-            "average_precision": BinaryAveragePrecision(),
+            "auroc": AUROC(),
+            "average_precision": AveragePrecision(),
             "log_loss": LogLoss(),
             # The squared error of a probability is the Brier score.
             "brier": MeanSquaredError(),
@@ -212,7 +214,8 @@ class PurchaseIntent(SequenceTask):
         self.early = nn.ModuleDict(
             {
                 str(count): MetricCollection(
-                    {"auroc": BinaryAUROC(), "average_precision": BinaryAveragePrecision()}
+                    {"auroc": AUROC(), "average_precision": AveragePrecision()},
+                    compute_groups=False,
                 )
                 for count in self.events_seen
             }
@@ -231,7 +234,9 @@ class PurchaseIntent(SequenceTask):
             # Of streams there are none, on any process.
             if not metrics["auroc"].metric_state["preds"]:
                 return
-            for name, value in metrics.compute().items():
+            values, reasons = compute_each(metrics.items())
+            self.undefined |= {f"test/{name}@{count}": why for name, why in reasons.items()}
+            for name, value in values.items():
                 self.results[f"test/{name}@{count}"] = float(value)
                 columns[name].append(float(value))
         if self.events_seen:

@@ -1,0 +1,81 @@
+"""Whether a model answers at all: outputs that are not finite give classes and metrics made up.
+
+The largest of some NaN is one of them, so a prediction of a class looks like any other, and its
+error rate, too; the nearest whole number to NaN is -9223372036854775808.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.data.batch import SequenceBatch
+from unrolled.data.processes import gather
+
+
+class NotFiniteError(RuntimeError):
+    """Predictions that are not finite.
+
+    Args:
+        faulty: Sequences that have one.
+        total: Sequences that were predicted; None where they were not counted.
+        test: Which of several sets of sequences has the first of them.
+        first: Its index there.
+    """
+
+    def __init__(self, faulty: int, total: int | None, test: int, first: int) -> None:
+        self.test, self.first = test, first
+        of = "" if total is None else f" of {total:,}"
+        super().__init__(f"the predictions of {faulty:,}{of} sequences are not finite")
+
+
+class FiniteOutputs:
+    """Looks at all outputs that a task gives while this is open.
+
+    Logits of minus infinity are finite probabilities of 0: they pass.
+
+    Args:
+        task: Called with batches.
+    """
+
+    def __init__(self, task: nn.Module) -> None:
+        self.test = 0
+        """Which of several sets of sequences is looked at; ids of two of them may be equal."""
+        self._faulty: set[tuple[int, int]] = set()
+        self._hook = task.register_forward_hook(self._look)
+
+    def close(self, total: int | None = None) -> NotFiniteError | None:
+        """Look no longer; the error if an output of any process was not finite.
+
+        All processes have to call it.
+
+        Args:
+            total: Sequences that were predicted, over all processes, if they were counted.
+        """
+        self._hook.remove()
+        faulty = set[tuple[int, int]]().union(*gather(self._faulty))
+        return NotFiniteError(len(faulty), total, *min(faulty)) if faulty else None
+
+    def note(self, batch: SequenceBatch, values: Tensor) -> None:
+        """Look at predicted numbers: `[batch]`, `[batch, time]` or `[batch, 1, k]`."""
+        if values.is_floating_point():
+            self._take(batch, ~values.isfinite())
+
+    def _look(self, task: nn.Module, arguments: tuple[Any, ...], outputs: Tensor) -> None:
+        batch: SequenceBatch = arguments[0]
+        wrong = (outputs.isnan() | outputs.isposinf()).any(-1)
+        if batch.packed and outputs.dim() == 2:
+            wrong = batch.pad(wrong.unsqueeze(-1).float()).squeeze(-1) > 0
+        self._take(batch, wrong)
+
+    def _take(self, batch: SequenceBatch, wrong: Tensor) -> None:
+        if wrong.dim() == 2:
+            # What an encoder gives past the end of a sequence is in no answer.
+            time = torch.arange(wrong.shape[1]) < batch.lengths.unsqueeze(1)
+            wrong = wrong & time.to(wrong.device)
+        if bool(wrong.any()):
+            rows = wrong.flatten(1).any(1) if wrong.dim() > 1 else wrong
+            faulty = batch.ids[rows.to(batch.ids.device)].tolist()
+            self._faulty.update((self.test, index) for index in faulty)
