@@ -10,7 +10,8 @@ from unrolled.run.remarks import overfitting
 
 
 def log(path: Path, losses: list[float], auroc: list[float]) -> Path:
-    rows = [f"{10 * k + 10},,{loss},{a}" for k, (loss, a) in enumerate(zip(losses, auroc, strict=False))]
+    pairs = zip(losses, auroc, strict=False)
+    rows = [f"{10 * k + 10},,{loss},{a}" for k, (loss, a) in enumerate(pairs)]
     # Steps of training stand between the validations.
     lines = ["step,train/loss,val/loss,val/auroc", "5,0.7,,", *rows, ""]
     path.write_text("\n".join(lines))
