@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ def test_test_sessions_are_judged_after_their_first_events_too() -> None:
 
 def test_a_model_of_every_step_scores_what_it_would_on_sessions_that_end_there() -> None:
     data = ShopData()
-    unfolding, at_the_end = make_task(every_step=True), make_task()
+    unfolding = make_task(every_step=True)
+    at_the_end = make_task(events_seen=unfolding.events_seen)
     at_the_end.load_state_dict(unfolding.state_dict())
     for task in (unfolding, at_the_end):
         trainer().test(task, datamodule=data, verbose=False)
@@ -255,3 +257,28 @@ def test_every_event_of_a_stream_can_not_be_answered() -> None:
     with pytest.raises(UserError, match=r"data\.batching=stream has a session's label where"):
         make_task(every_step=True).training_step(batch, 0)
     make_task().training_step(batch, 0)
+
+
+def test_what_was_seen_early_is_judged_of_models_that_learn_to_answer_early() -> None:
+    data = ShopData()
+    whole, unfolding, asked = make_task(), make_task(every_step=True), make_task(events_seen=(2,))
+    assert (whole.events_seen, unfolding.events_seen) == ([], [1, 2, 3, 5, 10, 20])
+    trainer().test(whole, datamodule=data, verbose=False)
+    assert not any("@" in name for name in [*whole.results, *whole.trivial_scores(data)])
+    assert whole.tables == {}
+    assert "early answers" not in unfolding.protocol()
+    told = "the model was trained on whole sessions only, its probability before is none to go by"
+    assert told in whole.protocol()["early answers"]
+    assert f"{told} (test/*@n); " in asked.protocol()["early answers"]
+
+
+def test_of_test_sessions_that_are_all_alike_no_ranking_has_a_number() -> None:
+    data, task = ShopData(), make_task(events_seen=(1,))
+    data.sources["test"].labels = torch.zeros(120, dtype=torch.int64)
+    trainer().test(task, datamodule=data, verbose=False)
+    ranked = [f"test/{name}{at}" for name in ("auroc", "average_precision") for at in ("", "@1")]
+    assert task.undefined.keys() == {*ranked}
+    assert task.undefined["test/auroc@1"] == "all 120 targets are 0"
+    trivial = task.trivial_scores(data)
+    assert all(math.isnan(task.results[name]) and math.isnan(trivial[name]) for name in ranked)
+    assert task.results["test/log_loss"] > 0

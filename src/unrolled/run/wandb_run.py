@@ -13,7 +13,6 @@ import yaml
 
 from unrolled.run.directory import RunDirectory
 
-
 _OF_NO_RUN = ("dummy", "dummy")
 """Project and entity that W&B made up under WANDB_MODE=disabled, and earlier versions kept."""
 

@@ -31,6 +31,7 @@ from unrolled.tasks.targets import judged, padded, trained_on
 log = logging.getLogger(__name__)
 RANKING = ("auroc", "average_precision")
 """The metrics that are also told by number of events seen."""
+EVENTS_SEEN = (1, 2, 3, 5, 10, 20)
 
 
 class PurchaseIntent(SequenceTask):
@@ -40,9 +41,11 @@ class PurchaseIntent(SequenceTask):
     after every event, all in one pass, and `unrolled predict` gives the probability as the session
     unfolds.
 
-    However it was trained, a model is also tested on what was seen early: `test/auroc@5` is over
-    all sessions of the test split, each cut to its first 5 events; those that are shorter are seen
-    whole.
+    A model that was trained to answer after every event is also tested on what was seen early:
+    `test/auroc@5` is over all sessions of the test split, each cut to its first 5 events; those
+    that are shorter are seen whole. Of a model that was trained on whole sessions such a number
+    would mislead: it takes the first event of a long session for a session that ended there, and
+    may rank worse than chance.
 
     A temperature (Guo et al. 2017) is fitted on the validation sessions each time they are judged,
     with `every_step` on the answers after all their events, and kept in the checkpoint.
@@ -53,7 +56,8 @@ class PurchaseIntent(SequenceTask):
         model: From a batch to the outputs of its head.
         first_events: Ask after the first so many events, in training and in every test; None asks
             of whole sessions.
-        events_seen: After how many events the test sessions are judged besides.
+        events_seen: After how many events the test sessions are judged besides; None takes 1, 2,
+            3, 5, 10 and 20 where the model learns to answer after every event, and none elsewhere.
         reference: A model of another kind that is trained and tested on the same sessions, to be
             shown beside the result: gradient-boosted trees on features of the session; they need
             the extra `references`.
@@ -74,11 +78,14 @@ class PurchaseIntent(SequenceTask):
         loss_reduction: Literal["mean", "sum"] = "mean",
         over_time: Literal["mean", "sum"] = "mean",
         first_events: PositiveInt | None = None,
-        events_seen: Sequence[PositiveInt] = (1, 2, 3, 5, 10, 20),
+        events_seen: Sequence[PositiveInt] | None = None,
         reference: Literal["none", "boosted_trees"] = "none",
     ) -> None:
         super().__init__(model, optimizer, scheduler, regularizers, loss_reduction, over_time)
         self.first_events = first_events
+        self.answers_early = isinstance(model.readout, EveryStep)
+        if events_seen is None:
+            events_seen = EVENTS_SEEN if self.answers_early else ()
         self.events_seen = [n for n in sorted({*events_seen}) if n < (first_events or n + 1)]
         self.reference = reference
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
@@ -97,8 +104,7 @@ class PurchaseIntent(SequenceTask):
                 "task=purchase_intent asks for one label a sequence; these data have one for each "
                 "step; use data=shop or data=clickstream"
             )
-        every_step = isinstance(self.model.readout, EveryStep)
-        if every_step and not getattr(self.model.encoder, "causal", True):
+        if self.answers_early and not getattr(self.model.encoder, "causal", True):
             raise UserError(
                 "readout=every_step answers after each event of a session; this model has seen the "
                 "events that follow. Use one that goes forward only, or readout=last"
@@ -154,7 +160,7 @@ class PurchaseIntent(SequenceTask):
             UserError: When every event is to be answered in a stream, where only the window with
                 a session's end has its label.
         """
-        if batch.continues is not None and isinstance(self.model.readout, EveryStep):
+        if batch.continues is not None and self.answers_early:
             raise UserError(
                 "data.batching=stream has a session's label where the session ends; to answer "
                 "after every event (readout=every_step) use packed, bucketed or random"
@@ -271,10 +277,18 @@ class PurchaseIntent(SequenceTask):
         if self.first_events is not None:
             asked = f"the first {self.first_events} events of the session"
         told = {"asked after": asked}
-        if isinstance(self.model.readout, EveryStep):
+        if self.answers_early:
             told["answers"] = "after every event, not knowing whether the session goes on"
         if self.events_seen:
             told["@n"] = "all test sessions, each cut to its first n events, shorter ones whole"
+        if not self.answers_early:
+            learnt = "whole sessions" if self.first_events is None else "what is asked after"
+            told["early answers"] = (
+                f"not learnt: the model was trained on {learnt} only, its probability before is "
+                "none to go by"
+                + (" (test/*@n)" if self.events_seen else "")
+                + "; experiment=purchase_intent_unfolding learns to answer after every event"
+            )
         return told
 
     def references(self, data: SequenceData) -> dict[str, dict[str, float]]:
