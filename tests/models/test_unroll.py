@@ -315,14 +315,6 @@ def test_a_bidirectional_encoder_refuses_single_steps(kind: str) -> None:
         encoder.step(torch.zeros(2, INPUT))
 
 
-def test_lengths_outside_the_batch_are_refused() -> None:
-    for lengths in ([0, 3], [4, 1]):
-        with pytest.raises(
-            ValueError, match=r"^lengths must lie in 1 \.\. 3, the steps of the batch$"
-        ):
-            Elman(INPUT, HIDDEN)(torch.zeros(2, 3, INPUT), torch.tensor(lengths))
-
-
 def test_dropout_acts_between_layers_and_in_training_only() -> None:
     torch.manual_seed(0)
     encoder = Elman(INPUT, HIDDEN, 2, dropout=0.5)

@@ -25,6 +25,7 @@ from unrolled.models.embedding import EventEmbedding
 from unrolled.models.head import BinaryHead
 from unrolled.models.readout import Last
 from unrolled.models.recurrent import GRU
+from unrolled.models.row_adam import RowAdam
 from unrolled.models.sequence import SequenceModel
 from unrolled.tasks.purchase_intent import PurchaseIntent
 
@@ -76,20 +77,21 @@ class Noting(lightning.Callback):
         self.batches.append(sorted(batch.ids.tolist()))
 
 
-def run(size: int, num_ranks: int) -> dict[str, Any]:
+def run(size: int, num_ranks: int, **options: Any) -> dict[str, Any]:
     """Train for some epochs and test; what this process saw and found."""
+    optimizer = options.pop("optimizer", partial(torch.optim.SGD, lr=0.3))
     torch.manual_seed(0)
     data = Sessions(size)
     embedding = EventEmbedding(data.schema)
     encoder = GRU(embedding.output_size, 4)
     model = SequenceModel(embedding, encoder, Last(4), BinaryHead(4))
-    task = PurchaseIntent(model, partial(torch.optim.SGD, lr=0.3), events_seen=(1, 3))
+    task = PurchaseIntent(model, optimizer, events_seen=(1, 3))
     noting = Noting()
     trainer = lightning.Trainer(
         accelerator="cpu", devices=num_ranks, strategy="ddp" if num_ranks > 1 else "auto",
         logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=4,
         enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
-        callbacks=[EarlyStopping("val/log_loss", patience=1, min_delta=0.01), noting],
+        callbacks=[EarlyStopping("val/log_loss", patience=1, min_delta=0.01), noting], **options,
     )  # fmt: skip
     trainer.fit(task, datamodule=data)
     # Their own copies: the test begins anew.
@@ -106,20 +108,28 @@ def run(size: int, num_ranks: int) -> dict[str, Any]:
     }
 
 
+def runs(num_ranks: int) -> list[dict[str, Any]]:
+    """One for each size, and one whose table is updated by row."""
+    # With such an eps updates do not make more of the sums' rounding than gradients do.
+    optimizer = partial(RowAdam, lr=0.03, eps=0.1)
+    by_row = run(SIZES[2], num_ranks, optimizer=optimizer, gradient_clip_val=0.2)
+    return [*(run(size, num_ranks) for size in SIZES), by_row]
+
+
 def of_rank(rank: int, num_ranks: int, port: int, folder: Path) -> None:
     warnings.simplefilter("ignore")
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
     }  # fmt: skip
-    torch.save([run(size, num_ranks) for size in SIZES], folder / f"{rank}.pt")
+    torch.save(runs(num_ranks), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.timeout(90)
 @pytest.mark.filterwarnings("ignore")
 def test_several_processes_count_every_sequence_once_and_agree_with_one(tmp_path: Path) -> None:
-    alone = [run(size, 1) for size in SIZES]
+    alone = runs(1)
     num_ranks = 2
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -129,7 +139,7 @@ def test_several_processes_count_every_sequence_once_and_agree_with_one(tmp_path
         of_rank, (num_ranks, port, tmp_path), num_ranks, start_method="fork"
     )
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(num_ranks)]
-    for size, one, *several in zip(SIZES, alone, *ranks, strict=True):
+    for size, one, *several in zip((*SIZES, SIZES[2]), alone, *ranks, strict=True):
         assert one["test"]["test/sequences"] == size
         assert len(one["batches"]) > 4
         for part in several:
@@ -137,7 +147,7 @@ def test_several_processes_count_every_sequence_once_and_agree_with_one(tmp_path
             assert part["validation"] == several[0]["validation"]
             assert part["undefined"] == one["undefined"]
             assert part["test"] == pytest.approx(several[0]["test"], rel=0, abs=0, nan_ok=True)
-            assert part["test"] == pytest.approx(one["test"], abs=1e-6, nan_ok=True)
+            assert part["test"] == pytest.approx(one["test"], abs=1e-5, nan_ok=True)
             assert len(part["batches"]) == len(one["batches"])
             same: list[Tensor] = [
                 (a - b).abs().max() for a, b in zip(part["weights"], one["weights"], strict=True)

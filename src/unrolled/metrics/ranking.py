@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Ties: TypeAlias = Literal["conservative", "optimistic", "mean"]
 """Where the target stands among items of its own score: last, first, or in their middle."""
@@ -30,10 +31,12 @@ class Ranking(NamedTuple):
         ranks: `[query]` from 1; int64, for `mean` ties float64.
         top: `[query, k]` int64, the items with the largest scores, best first; `[query, 0]` where
             no metric asks for them.
+        losses: `[query]`, minus the log of the target's share in the softmax of all scores, nats.
     """
 
     ranks: Tensor
     top: Tensor
+    losses: Tensor
 
 
 def rank_in_chunks(
@@ -43,6 +46,7 @@ def rank_in_chunks(
     num_items: int,
     k: int = 0,
     ties: Ties = "conservative",
+    with_losses: bool = False,
 ) -> Ranking:
     """Rank the targets of any number of queries in constant memory.
 
@@ -54,17 +58,21 @@ def rank_in_chunks(
         num_items: Number of items.
         k: How many of the best items to name.
         ties: The rule for equal scores.
+        with_losses: Whether to give the losses, which cost another look at all scores.
     """
     size = chunk_size(queries, num_items)
     ranks = [torch.empty(0, dtype=torch.int64, device=queries.device)]
     top = [ranks[0].new_empty(0, min(k, num_items))]
+    losses = [torch.empty(0, device=queries.device)]
     for some, target in zip(torch.split(queries, size), torch.split(targets, size), strict=True):
         if len(target) == 0:
             continue
         scores = score(some)
         ranks.append(rank(scores, target, ties))
         top.append(top_items(scores, k))
-    return Ranking(torch.cat(ranks), torch.cat(top))
+        if with_losses:
+            losses.append(F.cross_entropy(scores, target, reduction="none"))
+    return Ranking(torch.cat(ranks), torch.cat(top), torch.cat(losses))
 
 
 def chunk_size(queries: Tensor, num_items: int) -> int:

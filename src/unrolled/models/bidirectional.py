@@ -82,7 +82,7 @@ class LanguageModelShift(nn.Module):
         Returns:
             `[batch, time, output_size]` and the states of both encoders.
         """
-        packing = Packing(lengths, x_BTI.shape[1], x_BTI.device)
+        packing = Packing(lengths, x_BTI.shape[0], x_BTI.shape[1], x_BTI.device)
         reversed_x = packing.unpack(packing.reverse(packing.pack(x_BTI)))
         past, state_forward = self.forwards(x_BTI, lengths, state and state[0])
         mirrored, state_backward = self.backwards(reversed_x, lengths, state and state[1])

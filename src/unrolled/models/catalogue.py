@@ -23,6 +23,8 @@ from unrolled.models.types import Probability
 
 FIRST_ITEM = UNKNOWN_ID + 1
 """The id of the first item that can be recommended."""
+_SHORTEST = 1e-12
+"""Length of the shortest vector that has a direction, as of `F.normalize`."""
 
 
 class CatalogueHead(Head):
@@ -108,11 +110,13 @@ class CatalogueHead(Head):
         v: Tensor = self.linear(self.dropout(x))
         return v if self.scale is None else self.scale * F.normalize(v, dim=-1)
 
-    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
-        """Of some items, `[..., H]`, or of all, `[V, H]`."""
+    def item_vectors(self, ids: Tensor) -> Tensor:
+        """The vectors of some items as they are scored with, `[..., H]`."""
         # Not weight[ids], whose gradient is summed one row after the other.
-        chosen = self.items.weight if ids is None else F.embedding(ids, self.items.weight)
-        return chosen if self.scale is None else F.normalize(chosen, dim=-1)
+        return self._scored(F.embedding(ids, self.items.weight, sparse=self.items.sparse))
+
+    def _scored(self, vectors: Tensor) -> Tensor:
+        return vectors if self.scale is None else F.normalize(vectors, dim=-1)
 
     def all_scores(self) -> AllScores:
         """From vectors `[N, input_size]` to the scores of all items, `[N, V]`."""
@@ -139,7 +143,7 @@ class CatalogueHead(Head):
 
     def cross_entropy(self, vectors_NH: Tensor, targets_N: Tensor) -> Tensor:
         """Of the softmax over all items, `[N]` in nats."""
-        items = self.item_vectors()[FIRST_ITEM:]
+        items = self._scored(self.items.weight[FIRST_ITEM:])
         bias = items.new_zeros(len(items)) if self.bias is None else self.bias[FIRST_ITEM:]
         return chunked_cross_entropy(vectors_NH, items, bias, targets_N - FIRST_ITEM)
 
@@ -160,7 +164,10 @@ class CatalogueHead(Head):
 
 
 class AllScores:
-    """The scores of all items, their vectors made ready once for many calls.
+    """The scores of all items, what they have in common computed once for many calls.
+
+    A cosine's products are divided by the lengths of the items' vectors afterwards: a copy of the
+    vectors with length one would take as much memory as the catalogue itself.
 
     Args:
         head: The head.
@@ -168,20 +175,33 @@ class AllScores:
 
     def __init__(self, head: CatalogueHead) -> None:
         self.vectors = head.vectors
-        with torch.autocast(head.items.weight.device.type, enabled=False):
-            self.items = head.item_vectors()
+        self.items = head.items.weight
         self.bias = head.bias
+        self.length_V: Tensor | None = None
+        if head.scale is not None:
+            self.length_V = torch.linalg.vector_norm(self.items, dim=1).clamp_min(_SHORTEST)
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[N, input_size]` to `[N, V]`; minus infinity for padding and unknown."""
         with torch.autocast(x.device.type, enabled=False):
-            scores = affine(self.vectors(x.to(self.items.dtype)), self.items, self.bias)
+            vectors = self.vectors(x.to(self.items.dtype))
+            if self.length_V is None:
+                scores = affine(vectors, self.items, self.bias)
+            else:
+                scores = affine(vectors, self.items).div_(self.length_V)
+                if self.bias is not None:
+                    scores += self.bias
         scores[:, :FIRST_ITEM] = -torch.inf
         return scores
 
 
 class SoftmaxHead(CatalogueHead):
     """Softmax over all items, cross-entropy, with no more than a few events' logits in memory."""
+
+    @property
+    def whole_table(self) -> nn.Embedding:
+        """The table that each training step uses as a whole."""
+        return self.items
 
     def training_loss(self, vectors_NH: Tensor, targets_N: Tensor) -> Tensor:
         """The exact cross-entropy in nats."""

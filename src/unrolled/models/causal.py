@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unrolled.models.lengths import check_lengths
 from unrolled.models.readout import padding_mask
 
 
@@ -18,10 +19,13 @@ def without_padding(x_BTI: Tensor, lengths: Tensor) -> Tensor:
     """The batch cut to its longest sequence, with zeros past each sequence's length.
 
     Zeros written over the padding, not multiplied into it, keep NaN out of outputs and gradients.
+
+    Raises:
+        ValueError: When the lengths break their contract, see `check_lengths`.
     """
-    longest = int(lengths.max())
+    shortest, longest = check_lengths(lengths, *x_BTI.shape[:2])
     x_BTI = x_BTI[:, :longest]
-    if int(lengths.min()) == longest:
+    if shortest == longest:
         return x_BTI
     return x_BTI.masked_fill(padding_mask(lengths, longest, x_BTI.device).unsqueeze(-1), 0.0)
 

@@ -17,7 +17,6 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from unrolled.models.causal import with_padding, without_padding
@@ -58,24 +57,29 @@ def _solve(a_N: Tensor, b_BTN: Tensor, reverse: bool = False) -> Tensor:
 
 
 class _ConstantRecurrence(torch.autograd.Function):
-    # The gradient is the same recurrence backwards in time; written out, nothing of the forward
-    # pass is kept but its result.
+    # The gradient is the same recurrence in the other direction of time; written out, nothing of
+    # the forward pass is kept but its result.
 
     @staticmethod
-    def forward(ctx: Any, a_N: Tensor, b_BTN: Tensor) -> Tensor:
-        h_BTN = _solve(a_N, b_BTN)
+    def forward(ctx: Any, a_N: Tensor, b_BTN: Tensor, reverse: bool) -> Tensor:
+        h_BTN = _solve(a_N, b_BTN, reverse)
         ctx.save_for_backward(a_N, h_BTN)
+        ctx.reverse = reverse
         return h_BTN
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_BTN: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(ctx: Any, grad_BTN: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        # Every operation here has a derivative, so that gradients of gradients are right too.
         a_N, h_BTN = ctx.saved_tensors
-        grad_b = _solve(a_N.conj(), grad_BTN, reverse=True)
+        grad_b = _ConstantRecurrence.apply(a_N.conj(), grad_BTN, not ctx.reverse)  # type: ignore[no-untyped-call]
         grad_a = None
         if ctx.needs_input_grad[0]:
-            grad_a = (grad_b[:, 1:] * h_BTN[:, :-1].conj()).sum((0, 1))
-        return grad_a, grad_b
+            # Each step's gradient meets the state that `a` was multiplied with there.
+            here, before = slice(1, None), slice(None, -1)
+            if ctx.reverse:
+                here, before = before, here
+            grad_a = (grad_b[:, here] * h_BTN[:, before].conj()).sum((0, 1))
+        return grad_a, grad_b, None
 
 
 def constant_recurrence(a_N: Tensor, b_BTN: Tensor, h_BN: Tensor | None = None) -> Tensor:
@@ -92,7 +96,7 @@ def constant_recurrence(a_N: Tensor, b_BTN: Tensor, h_BN: Tensor | None = None) 
     if h_BN is not None:
         first = (b_BTN[:, 0] + a_N * h_BN).unsqueeze(1)
         b_BTN = torch.cat([first, b_BTN[:, 1:]], 1)
-    h_BTN: Tensor = _ConstantRecurrence.apply(a_N, b_BTN)  # type: ignore[no-untyped-call]
+    h_BTN: Tensor = _ConstantRecurrence.apply(a_N, b_BTN, False)  # type: ignore[no-untyped-call]
     return h_BTN
 
 

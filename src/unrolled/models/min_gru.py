@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from unrolled.models.causal import with_padding, without_padding
 from unrolled.models.types import Probability
@@ -53,15 +52,15 @@ class _LinearRecurrence(torch.autograd.Function):
         return h_BTH
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_BTH: Tensor) -> tuple[Tensor, Tensor]:
+        # Every operation here has a derivative, so that gradients of gradients are right too.
         a_BTH, h_BTH = ctx.saved_tensors
         # grad_b_t = grad_t + a_{t+1} * grad_b_{t+1}: the same scan in reversed time, where the
         # first factor is never used.
         factors = torch.roll(a_BTH, -1, 1).flip(1)
-        grad_b = _scan(factors, grad_BTH.flip(1)).flip(1)
+        grad_b = linear_recurrence(factors, grad_BTH.flip(1)).flip(1)
         grad_a = torch.zeros_like(a_BTH)
-        torch.mul(grad_b[:, 1:], h_BTH[:, :-1], out=grad_a[:, 1:])
+        grad_a[:, 1:].addcmul_(grad_b[:, 1:], h_BTH[:, :-1])
         return grad_a, grad_b
 
 

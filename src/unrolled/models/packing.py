@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unrolled.models.lengths import check_lengths
+
 
 class Packing:
     """Where each real step of a batch goes.
@@ -17,19 +19,18 @@ class Packing:
 
     Args:
         lengths: `[batch]`, int64, on the CPU, 1 .. time.
+        batch: Sequences of the padded batch.
         time: Steps of the padded batch.
         device: Of the values.
     """
 
-    def __init__(self, lengths: Tensor, time: int, device: torch.device) -> None:
-        self.batch, self.time = len(lengths), time
+    def __init__(self, lengths: Tensor, batch: int, time: int, device: torch.device) -> None:
+        self.batch, self.time = batch, time
         self.order: Tensor | None = None
-        shortest = int(lengths.min())
+        shortest, _ = check_lengths(lengths, batch, time)
         if shortest == time:
-            self.sizes = [self.batch] * time
+            self.sizes = [batch] * time
             return
-        if shortest < 1 or int(lengths.max()) > time:
-            raise ValueError(f"lengths must lie in 1 .. {time}, the steps of the batch")
         ordered, order = lengths.sort(descending=True, stable=True)
         steps = torch.arange(int(ordered[0]))
         real = ordered > steps.unsqueeze(1)  # [time, batch], longest sequence first

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from unrolled.data.batch import batch_sizes
 from unrolled.models.bidirectional import NO_STEP, Merge, merge_directions, merged_size
+from unrolled.models.lengths import check_lengths, check_packed_lengths
 from unrolled.models.types import Probability
 
 State: TypeAlias = Tensor | tuple[Tensor, Tensor]
@@ -68,9 +69,10 @@ class RecurrentEncoder(nn.Module):
         Returns:
             `[batch, time, output_size]` and the state after the last real step.
         """
-        time = x_BTI.shape[1]
+        batch, time, _ = x_BTI.shape
+        shortest, _ = check_lengths(lengths, batch, time)
         # Packing costs a sort and two copies; sequences of one length do without.
-        if int(lengths.min()) == time:
+        if shortest == time:
             outputs, state = self.layer(x_BTI, state)
             return self._merge(outputs), state
         packed = pack_padded_sequence(x_BTI, lengths, batch_first=True, enforce_sorted=False)
@@ -88,6 +90,7 @@ class RecurrentEncoder(nn.Module):
             lengths: `[batch]`, int64, on the CPU, longest first.
             state: Where to go on; zeros by default.
         """
+        check_packed_lengths(lengths, len(x_NI))
         outputs, state = self.layer(PackedSequence(x_NI, batch_sizes(lengths)), state)
         return self._merge(outputs.data), state
 

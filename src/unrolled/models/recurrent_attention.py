@@ -20,6 +20,8 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unrolled.models.lengths import check_lengths
+
 
 def take_glimpse(
     images_BRC: Tensor, locations_B2: Tensor, size: int, num_scales: int, scale: int
@@ -137,11 +139,10 @@ class RecurrentAttention(nn.Module):
         Raises:
             ValueError: When the images differ in height, or a state is given.
         """
-        rows = int(lengths.max())
-        if int(lengths.min()) != rows:
+        shortest, rows = check_lengths(lengths, *x_BTI.shape[:2])
+        if shortest != rows:
             raise ValueError(
-                f"recurrent attention takes images of one height, not of {int(lengths.min())} "
-                f"to {rows} rows"
+                f"recurrent attention takes images of one height, not of {shortest} to {rows} rows"
             )
         if state is not None:
             raise ValueError("recurrent attention starts anew with each image: it takes no state")

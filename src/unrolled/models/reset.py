@@ -16,6 +16,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from unrolled.models.lengths import check_lengths
 from unrolled.models.state import State, map_state
 
 
@@ -65,6 +66,7 @@ class Reset(nn.Module):
             after each row's last step: that before any step where the last step is zero.
         """
         batch, time, _ = x_BTI.shape
+        check_lengths(lengths, batch, time)
         device = x_BTI.device
         inside = torch.arange(time) < lengths.unsqueeze(1)
         # Where the pieces lie decides the shapes of all that follows, so the host has to know.

@@ -67,6 +67,12 @@ class SequenceModel(nn.Module):
             outputs = pack_steps(outputs, lengths)
         return outputs, state
 
+    def row_tables(self) -> list[nn.Embedding]:
+        """The tables of vectors of which a training step uses a few rows."""
+        whole = getattr(self.head, "whole_table", None)
+        tables = [m for m in self.modules() if isinstance(m, nn.Embedding)]
+        return [table for table in tables if table is not whole]
+
     def decode(self, encoded: Tensor, lengths: Tensor, packed: bool = False) -> Tensor:
         """The encoder's outputs, read out and through the head."""
         readout: Any = self.readout

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from unrolled.models.product import affine
+from unrolled.models.second_derivatives import gradients_by_autograd
 
 CHUNK_BYTES = 2**24
 """Memory for the logits that exist at a time."""
@@ -23,7 +24,7 @@ def chunked_cross_entropy(
     """`cross_entropy(x W^T + b, targets)` in nats, `[N]`, of any number of events and items.
 
     The logits of a few events exist at a time; the backward pass computes them again, which makes
-    four products of three. A gradient of the gradient is not defined.
+    four products of three. Where a graph of the gradient is asked for, all logits are kept.
     """
     # torch has no types for `Function.apply`.
     return _Chunked.apply(x_NH, weight_VH, bias_V, targets_N)  # type: ignore[no-any-return, no-untyped-call]
@@ -34,8 +35,8 @@ def sampled_cross_entropy(
 ) -> Tensor:
     """`log(exp(own) + sum_k exp(x w_k + b_k)) - own` in nats, `[N]`.
 
-    The exponentials are the only array of `[N, K]` that is ever made; gradients are products with
-    it. A gradient of the gradient is not defined.
+    The exponentials are the only array of `[N, K]` that is made; gradients are products with it.
+    Where a graph of the gradient is asked for, autograd makes it from the plain formula.
 
     Args:
         x_NH: The vectors.
@@ -63,9 +64,16 @@ class _Chunked(torch.autograd.Function):
         return normalizer - own
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, targets, normalizer = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return *gradients_by_autograd(
+                lambda x, weight, bias: F.cross_entropy(
+                    F.linear(x, weight, bias), targets, reduction="none"
+                ),
+                (x, weight, bias),
+                gradients,
+            ), None  # fmt: skip
         (gradient,) = gradients
         of_x = torch.empty_like(x)
         of_weight, of_bias = torch.zeros_like(weight), torch.zeros_like(bias)
@@ -101,13 +109,21 @@ class _Sampled(torch.autograd.Function):
         exponentials = scores.sub_(top.unsqueeze(1)).exp_()
         total = exponentials.sum(1) + (own - top).exp()
         loss = total.log() + top - own
-        ctx.save_for_backward(x, weight, exponentials, total, loss)
+        ctx.save_for_backward(x, own, weight, bias, rows, columns, exponentials, total, loss)
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, exponentials, total, loss = ctx.saved_tensors
+        x, own, weight, bias, rows, columns, exponentials, total, loss = ctx.saved_tensors
+        if torch.is_grad_enabled():
+
+            def plain(x: Tensor, own: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+                scores = F.linear(x, weight, bias).index_put(
+                    (rows, columns), x.new_tensor(-torch.inf)
+                )
+                return torch.logaddexp(scores.logsumexp(1), own) - own
+
+            return *gradients_by_autograd(plain, (x, own, weight, bias), gradients), None, None
         (gradient,) = gradients
         # Rows are scaled before or after the products, so that the large array stays as it is.
         factor = gradient / total

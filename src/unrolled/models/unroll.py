@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.models.bidirectional import NO_STEP, merge_directions, merged_size
+from unrolled.models.lengths import check_packed_lengths
 from unrolled.models.packing import Packing
 from unrolled.models.state import (
     State,
@@ -177,7 +178,7 @@ class Unroll(nn.Module):
             `[batch, time, output_size]`, zero past the lengths, and the state after the last real
             step.
         """
-        packing = Packing(lengths, x_BTI.shape[1], x_BTI.device)
+        packing = Packing(lengths, x_BTI.shape[0], x_BTI.shape[1], x_BTI.device)
         if state is not None and packing.order is not None:
             state = select_rows(state, packing.order)
         x, state = self._layers(packing.pack(x_BTI), packing, state)
@@ -195,7 +196,9 @@ class Unroll(nn.Module):
             lengths: `[batch]`, int64, on the CPU, longest first.
             state: Where to go on; the cells' start by default.
         """
-        return self._layers(x_NI, Packing(lengths, int(lengths[0]), x_NI.device), state)
+        longest = check_packed_lengths(lengths, len(x_NI))
+        packing = Packing(lengths, len(lengths), longest, x_NI.device)
+        return self._layers(x_NI, packing, state)
 
     def _layers(self, x: Tensor, packing: Packing, state: State | None) -> tuple[Tensor, State]:
         """All layers over packed steps; states in the order of the packing."""

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from unrolled.data.batch import SequenceBatch
 from unrolled.errors import TrainingError
+from unrolled.models.row_gradients import values_of
 from unrolled.tasks.base import SequenceTask
 
 log = logging.getLogger(__name__)
@@ -253,7 +254,8 @@ class FiniteCheck(Callback):
 
 
 def _gradients(optimizer: Optimizer) -> list[Tensor]:
-    return [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return [values_of(p.grad) for p in parameters if p.grad is not None]
 
 
 def _norms(tensors: Sequence[Tensor]) -> Iterable[Tensor]:
@@ -283,7 +285,7 @@ def _parts(
     gradients = (
         []
         if module is None or _scaled(trainer)
-        else [(name, p.grad) for name, p in module.named_parameters() if p.grad is not None]
+        else [(n, values_of(p.grad)) for n, p in module.named_parameters() if p.grad is not None]
     )
     mine = _Part(
         [float(loss) for loss in losses], [i.tolist() for i in ids], _not_finite(gradients)

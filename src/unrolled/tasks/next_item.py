@@ -192,14 +192,15 @@ class NextItem(SequenceTask):
         present = has_target(batch.targets)
         vectors, targets = flat_steps(self(batch), batch.targets, has_item(batch.targets))
         ranking = rank_in_chunks(
-            vectors, self.head.all_scores(), targets, self.head.num_classes, self.k, self.ties
-        )
+            vectors, self.head.all_scores(), targets, self.head.num_classes, self.k, self.ties,
+            with_losses=True,
+        )  # fmt: skip
         judge = cast(Judge, self.judges[name])
         judge.metrics.update(
             ranks=ranking.ranks, top=ranking.top, unseen=present.sum() - len(targets)
         )
         if len(targets):
-            judge.loss.update(self.head.loss(vectors, targets))
+            judge.loss.update(ranking.losses)
 
     def _references(self, data: SequenceData) -> NextItemReferences:
         if self._known is None or self._known.data is not data:

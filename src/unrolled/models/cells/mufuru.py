@@ -18,6 +18,7 @@ from unrolled.models.bidirectional import Merge
 from unrolled.models.cells.initial import draw_uniform, zero_state
 from unrolled.models.compose import LearnedStart
 from unrolled.models.product import add_product, affine
+from unrolled.models.second_derivatives import gradients_by_autograd
 from unrolled.models.state import State
 from unrolled.models.types import Probability
 from unrolled.models.unroll import Cell, Projected, Unroll, layered
@@ -69,12 +70,12 @@ class _Mix(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         logits, h, v, shares, results, new = ctx.saved_tensors
         if torch.is_grad_enabled():
-            # Gradients of gradients: step by step, from the inputs.
-            again = logits.view(len(h), -1, h.shape[1]).softmax(1)
-            mixed = (again * _results(h, v, ctx.operations)).sum(1)
-            needed = [t for t in (logits, h, v) if t.requires_grad]
-            found = iter(torch.autograd.grad(mixed, needed, gradients, create_graph=True))
-            return *(next(found) if t.requires_grad else None for t in (logits, h, v)), None
+
+            def plain(logits: Tensor, h: Tensor, v: Tensor) -> Tensor:
+                again = logits.view(len(h), -1, h.shape[1]).softmax(1)
+                return (again * _results(h, v, ctx.operations)).sum(1)
+
+            return *gradients_by_autograd(plain, (logits, h, v), gradients), None
         weighted = shares * gradients[0].unsqueeze(1)
         of_logits = (results - new.unsqueeze(1)).mul_(weighted).flatten(1)
         of_h, of_v = torch.zeros_like(h), torch.zeros_like(v)
