@@ -63,7 +63,10 @@ class FiniteOutputs:
         if values.is_floating_point():
             self._take(batch, ~values.isfinite())
 
-    def _look(self, task: nn.Module, arguments: tuple[Any, ...], outputs: Tensor) -> None:
+    def _look(self, task: nn.Module, arguments: tuple[Any, ...], outputs: Any) -> None:
+        # DDP calls the task for a whole step, which gives no outputs; the step calls it again.
+        if not isinstance(outputs, Tensor):
+            return
         batch: SequenceBatch = arguments[0]
         wrong = (outputs.isnan() | outputs.isposinf()).any(-1)
         if batch.packed and outputs.dim() == 2:

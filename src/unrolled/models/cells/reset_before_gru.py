@@ -77,7 +77,8 @@ class ResetBeforeGRUCell(Cell):
         gates = add_product(x_gates, seen, self.gates.weight).sigmoid()
         update, reset = gates.chunk(2, 1)
         value = add_product(x_value, reset * seen, self.value.weight).tanh()
-        h = torch.lerp(value, h, update)
+        # Under mixed precision the products are in 16 bits, the state is not.
+        h = torch.lerp(value.to(h.dtype), h, update.to(h.dtype))
         return h, (h if mask is None else (h, mask))
 
 
