@@ -90,7 +90,7 @@ def test_an_order_of_text_is_that_of_numbers_when_all_are(tmp_path: Path) -> Non
         ),
         (
             [1.0, float("nan"), 2.0, 3.0],
-            "is not a finite number in 1 rows, for example 'nan' in row 2; it has no place",
+            "is empty in 1 rows, for example row 2; the events can't be ordered",
         ),
     ],
 )

@@ -195,6 +195,7 @@ def test_a_store_is_found_again_and_not_made_anew(
         "  longest: visit 'a', 3 events, 30.00% of all\n"
         "  unknown: 1 values of page that training has not, in 2 events of val and test\n"
         "  empty: 1 events without a value of page\n"
+        "  missing: 1 training events without a value of price, which count as the mean\n"
         "  train         2 sequences           5 events, 50.00% positive\n"
         "  val           2 sequences           2 events, 50.00% positive\n"
         "  test          2 sequences           3 events, 50.00% positive\n"

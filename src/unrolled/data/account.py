@@ -7,6 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import rich.progress
 
 from unrolled.data.files import LogFiles
@@ -87,6 +90,14 @@ def report(path: Path, meta: dict[str, Any], seconds: float | None = None) -> No
             )
         if new["empty"]:
             lines.append(f"  empty: {new['empty']:,} events without a value of {column}")
+    # A store of an earlier version does not say.
+    for column, events in meta.get("missing", {}).items():
+        if events:
+            fill = "median" if "quantiles" in meta["statistics"][column] else "mean"
+            lines.append(
+                f"  missing: {events:,} training events without a value of {column}, which count "
+                f"as the {fill}"
+            )
     for split, count in meta["counts"].items():
         line = f"  {split:5} {count['sequences']:>9,} sequences {count['events']:>11,} events"
         if meta["schema"]["num_classes"] is not None:
@@ -113,6 +124,54 @@ def _told_of_events(read: dict[str, Any], description: dict[str, Any]) -> list[s
             f"{description['user']} {largest['id']!r}, {largest['events']:,}, {share}"
         )
     return lines
+
+
+_EXAMPLES = 3
+_MOSTLY = 0.5
+"""Above this share of unknown values a column is of no use to a model."""
+
+
+def tell_unknown(
+    where: str,
+    column: str,
+    words: pa.Array,
+    counts: npt.NDArray[np.int64],
+    unknown: npt.NDArray[np.bool_],
+    known: pa.Array,
+    meta: dict[str, Any],
+) -> None:
+    """Tell how many values of new events the vocabulary of a run has not, where some are so.
+
+    Args:
+        where: What messages call the log.
+        column: The categorical column.
+        words: The text of each of its codes, in order.
+        counts: `[code + 1]`: the number of events that have it, and at last of those without.
+        unknown: `[code + 1]`: whether the vocabulary lacks it.
+        known: The vocabulary, its most frequent words first.
+        meta: What `store.json` says of the log that was trained on.
+    """
+    total, new = int(counts[:-1].sum()), int(counts[:-1][unknown[:-1]].sum())
+    if not new:
+        return
+    most = np.argsort(-np.where(unknown, counts, 0)[:-1], kind="stable")[:_EXAMPLES]
+    examples = [words[int(code)].as_py() for code in most if unknown[code] and counts[code]]
+    line = (
+        f"{where}: {new:,} of {total:,} values of '{column}' ({new / total:.1%}) are unknown, "
+        f"training has none like {_listed(examples)}"
+    )
+    held_out = sum(meta["counts"][split]["events"] for split in ("val", "test"))
+    usual = meta["unknown"][column]["events"] / max(held_out, 1)
+    if new / total > max(_MOSTLY, 2 * usual):
+        line += (
+            f"; its most frequent values are {_listed(known[:_EXAMPLES].to_pylist())}. "
+            "Predictions can't use this column: is it another one, or written in another way?"
+        )
+    say(line, stderr=True)
+
+
+def _listed(words: list[str]) -> str:
+    return ", ".join(map(repr, words))
 
 
 def tell_left_out(where: str, columns: LogColumns, read: int, kept: int) -> None:

@@ -25,9 +25,9 @@ def checks(columns: LogColumns, given: Given) -> dict[str, str]:
         asked[f"filled {name}"] = f"count({of[name].at})"
     for name in {n for n in (columns.used_type, columns.time, columns.own_order) if n is not None}:
         asked[f"filled {name}"] = f"count({of[name].at})"
-    for name in {n for n in (columns.key, columns.item) if n is not None}:
-        if of[name].kind == "float":
-            asked |= _bad(f"inexact {name}", f"abs({of[name].at}) >= {EXACT}")
+    for column in of.values():
+        if column.type in EXACT and column.name not in columns.numeric:
+            asked |= _bad(f"inexact {column.name}", f"abs({column.at}) >= {EXACT[column.type]}")
     for name, transform in columns.numeric.items():
         value = number(of[name], columns.decimal)
         asked |= _bad(f"odd {name}", f"{of[name].at} IS NOT NULL AND {value} IS NULL")
@@ -121,10 +121,10 @@ def look(
     needed += [name for name in (columns.time, columns.own_order) if name is not None]
     for name in dict.fromkeys(needed):
         found.need(name)
-    for name in filter(None, (columns.key, columns.item)):
-        if name:
-            then = "; different ids become equal there: write it as an integer or as text"
-            found.bad(f"inexact {name}", name, "is a floating-point number beyond 2^53", then)
+    for name, column in given.columns.items():
+        size = "2^24 or more of 32 bits" if column.type == "FLOAT" else "2^53 or more"
+        then = "; different values become equal there: write it as an integer or as text"
+        found.bad(f"inexact {name}", name, f"is a floating-point number of {size}", then)
     for name in columns.numeric:
         found.bad(f"odd {name}", name, "is not a finite number")
         then = "; the transform 'log' needs values >= 0: use 'standard' or 'quantile'"

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from unrolled.data.log import LogColumns
 from unrolled.data.schema import UNKNOWN_ID
 from unrolled.data.sequences import Booleans, Integers, Piece, Sequences
+from unrolled.data.words import ValueType, matches
 from unrolled.errors import UserError
 
 Numbers = npt.NDArray[np.float64]
@@ -113,9 +113,18 @@ def vocabulary(words: pa.Array, counts: Integers, column: str, where: str) -> pa
                      "count": counts[order]})  # fmt: skip
 
 
-def ids_of_codes(words: pa.Array, values: pa.ChunkedArray) -> npt.NDArray[np.int32]:
-    """The id of each code; the last, which is code -1, is the unknown id."""
-    at = pc.index_in(words.cast(pa.large_string()), values.combine_chunks().cast(pa.large_string()))
+def ids_of_codes(
+    words: pa.Array, kind: ValueType, values: pa.Array, trained: ValueType
+) -> npt.NDArray[np.int32]:
+    """The id of each code; the last, which is code -1, is the unknown id.
+
+    Args:
+        words: The text of each code, in order.
+        kind: The type of the values in the log.
+        values: The words of the vocabulary.
+        trained: The type of the values that it was made of.
+    """
+    at = matches(words, kind, values, trained)
     ids = at.fill_null(-1).to_numpy().astype(np.int32) + UNKNOWN_ID + 1
     # What is not in the vocabulary has become index -1, and so id 1.
     return np.append(ids, np.int32(UNKNOWN_ID))
@@ -125,6 +134,9 @@ def statistics(
     found: Sequences, name: str, column: str, transform: str, train: Booleans, where: str
 ) -> Statistics:
     """What scales a numeric feature, of the training sequences alone.
+
+    Returns:
+        `mean` and `std`, or `quantiles`; and how many events have no value, `missing`.
 
     Raises:
         UserError: When there is no value, or none that can be scaled.
@@ -141,15 +153,16 @@ def statistics(
         count = sum(n for n, _ in sums)
         if count == 0:
             raise UserError(f"{where}: column '{name}' has no value in the training sequences")
+        missing = {"missing": int(found.kept[train].sum()) - count}
         if transform == "quantile":
-            return {"quantiles": _quantiles(values, pieces, count)}
+            return {"quantiles": _quantiles(values, pieces, count), **missing}
         mean = sum(total for _, total in sums) / count
         squares = sum(float(((values(piece) - mean) ** 2).sum()) for piece in pieces)
     deviation = float(np.sqrt(squares / count))
     if not (np.isfinite(mean) and np.isfinite(deviation)):
         raise UserError(f"{where}: column '{name}' has values too large to be standardised")
     # A constant column becomes 0 everywhere rather than a division by zero.
-    return {"mean": mean, "std": deviation or 1.0}
+    return {"mean": mean, "std": deviation or 1.0, **missing}
 
 
 def _quantiles(values: Callable[[Piece], Numbers], pieces: list[Piece], count: int) -> list[float]:
@@ -165,7 +178,7 @@ def _quantiles(values: Callable[[Piece], Numbers], pieces: list[Piece], count: i
 
 
 def scaled(values: Numbers, statistics: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """Values as the model sees them; none becomes 0, the training mean."""
+    """Values as the model sees them; a missing one becomes 0, the training mean or median."""
     if "quantiles" in statistics:
         knots = np.array(statistics["quantiles"])
         shares = np.linspace(0, 1, len(knots))

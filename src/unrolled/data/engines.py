@@ -6,7 +6,8 @@ the same stream, and so the same store to the byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -17,9 +18,10 @@ import pyarrow as pa
 from unrolled.data.duck import connect
 from unrolled.data.files import LogFiles, LogQuery
 from unrolled.data.log import Table
+from unrolled.data.missing import Kind, present
 from unrolled.data.parts import Parts
 from unrolled.data.queries import give_log
-from unrolled.data.sql import Column, Kind, quoted
+from unrolled.data.sql import Column, quoted
 from unrolled.data.tables import columns as table_columns
 from unrolled.data.tables import first_line, one_row, require_query
 from unrolled.errors import UserError
@@ -31,6 +33,8 @@ VIEWS = {"events": "given", "labels": "given_labels"}
 
 ZONED_NANOSECONDS = "TIMESTAMPTZ_NS"
 """A type, pandas' own, that DuckDB can't count microseconds of; it stands in the view as such."""
+
+Names: TypeAlias = Mapping[str, bool]
 
 _BATCH = 1 << 18  # Events of a record batch of the stream.
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
@@ -50,8 +54,17 @@ class Engine(Protocol):
         """
         ...
 
-    def store(self, name: str, names: list[str]) -> dict[str, Column]:
-        """Make the view of an opened table: these columns of it, and `source_row`."""
+    def store(self, name: str, names: Names) -> dict[str, Column]:
+        """Make the view of an opened table: these columns of it, and `source_row`.
+
+        Args:
+            name: `events` or `labels`.
+            names: The columns, the first of them the sequence's or the user's; and whether the
+                texts of `missing.NULL_TEXTS` are missing values there.
+
+        Raises:
+            UserError: For a column that does not hold one value a row.
+        """
         ...
 
     def row(self, query: str) -> tuple[Any, ...]:
@@ -126,14 +139,15 @@ class DuckDB:
         self._scanned: dict[str, str] = {}
         self._known: dict[str, dict[str, str]] = {}
         self._parts: dict[str, Parts] = {}
+        self._where: dict[str, str] = {}
 
     def open(self, name: str, table: Table) -> tuple[dict[str, str], str]:
         """Look at a table; files, a query, or Arrow data."""
         if isinstance(table, Path | LogFiles):
             files = LogFiles(table) if isinstance(table, Path) else table
             self._parts[name] = Parts(self._connection, name, files, self._folder)
-            self._known[name] = self._parts[name].known()
-            return self._known[name], str(files)
+            self._known[name], self._where[name] = self._parts[name].known(), str(files)
+            return self._known[name], self._where[name]
         if isinstance(table, LogQuery):
             require_query(table.text)
             if table.files is not None:
@@ -143,23 +157,26 @@ class DuckDB:
             self._connection.register(f"given {name}", table)
             self._scanned[name], where = f'"given {name}"', f"<generated {name}>"
         self._known[name] = table_columns(self._connection, self._scanned[name], Path(where))
+        self._where[name] = where
         return self._known[name], where
 
-    def store(self, name: str, names: list[str]) -> dict[str, Column]:
+    def store(self, name: str, names: Names) -> dict[str, Column]:
         """Read the columns that are used, each once, and number the rows as the files have them."""
         if name in self._parts:
-            used = list(dict.fromkeys(names))
-            self._scanned[name], types = self._parts[name].select(used)
+            self._scanned[name], types = self._parts[name].select(list(names))
             self._known[name] |= types
-        columns = view_columns(name, names, self._known[name])
+        columns = view_columns(name, names, self._known[name], self._where[name])
         select = []
         for column in columns.values():
             value = quoted(column.name)
             if column.kind == "text":
                 # Decimals, enumerations, UUIDs and integers beyond 64 bits: exact as text.
-                value += "::VARCHAR"
+                text = f"{value}::VARCHAR"
+                # Text that a program has written without saying so.
+                value = f"coalesce(TRY(decode({value})), {text})" if column.type == "BLOB" else text
             elif self._known[name][column.name] == ZONED_NANOSECONDS:
                 value += "::TIMESTAMPTZ"
+            value = present(value, column.kind, null_texts=names[column.name])
             select.append(f"{value} AS {column.at}")
         view, scanned = VIEWS[name], self._scanned[name]
         self._connection.execute(
@@ -188,19 +205,53 @@ class DuckDB:
         yield from self._connection.sql(query).to_arrow_reader(_BATCH)
 
 
-def view_columns(name: str, names: list[str], known: dict[str, str]) -> dict[str, Column]:
+def view_columns(name: str, names: Names, known: dict[str, str], where: str) -> dict[str, Column]:
     """The columns of a view, by their name in the table.
 
     Args:
         name: `events` or `labels`.
-        names: Of the columns that are used, some more than once.
+        names: The columns that are used.
         known: The types of the table's columns, in DuckDB's words.
+        where: What messages call the table.
+
+    Raises:
+        UserError: For a column that does not hold one value a row.
     """
+    problems = [_of_many_values(column, known[column], where) for column in names]
+    if found := [problem for problem in problems if problem]:
+        raise UserError(*found)
     prefix = "c" if name == "events" else "l"
     return {
-        column: Column(column, f"{prefix}{index}", _kind(known[column]))
-        for index, column in enumerate(dict.fromkeys(names))
+        column: Column(column, f"{prefix}{index}", _kind(known[column]), known[column])
+        for index, column in enumerate(names)
     }
+
+
+def _of_many_values(column: str, kind: str, where: str) -> str | None:
+    """Why a column of lists or the like can't be used, and how to make it one that can."""
+    if kind.startswith("ENUM"):
+        return None
+    name = quoted(column)
+    if kind.endswith("]"):
+        what, select = "a list", f"SELECT * REPLACE (unnest({name}) AS {name})"
+        then = "make a row of each of its values"
+    elif kind.startswith("STRUCT"):
+        found = re.match(r'STRUCT\(("[^"]*"|[^ ]*)', kind)
+        field = found[1] if found else "FIELD"
+        what, select = "a struct", f"SELECT * REPLACE ({name}.{field} AS {name})"
+        then = "take one of its fields"
+    elif kind.startswith("MAP"):
+        what, select = "a map", f"SELECT * REPLACE ({name}['KEY'] AS {name})"
+        then = "take the value of one of its keys"
+    elif kind.startswith(("UNION", "VARIANT")):
+        what, select = "of several types", f"SELECT * REPLACE ({name}::VARCHAR AS {name})"
+        then = "write it in one type"
+    else:
+        return None
+    return (
+        f"{where}: column '{column}' is of the type {kind}, {what}, which is no value of an event; "
+        f"{then}, for example with data.source.query=\"{select} FROM 'FILE'\""
+    )
 
 
 def _kind(kind: str) -> Kind:

@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from unrolled.data.log import LogColumns
 from unrolled.data.sequences import Booleans, Sequences
+from unrolled.data.sql import quoted
+from unrolled.data.words import canonical
 from unrolled.errors import UserError, did_you_mean
 
 SPLITS = ("train", "val", "test")
@@ -17,8 +19,11 @@ _WORDS = {
     "split": dict(zip(SPLITS, SPLITS, strict=True)) | dict.fromkeys(
         ("dev", "valid", "validation"), "val"
     ),
-    "label": {"0": "0", "1": "1", "0.0": "0", "1.0": "1", "false": "0", "true": "1"},
+    "label": dict.fromkeys(("0", "false", "f", "no", "n"), "0") | dict.fromkeys(
+        ("1", "true", "t", "yes", "y"), "1"
+    ),
 }  # fmt: skip
+"""The words of a column that says one thing of a sequence, and what they mean, in any case."""
 _NONE = np.iinfo(np.int32).max
 
 Bytes = npt.NDArray[np.int8]
@@ -68,7 +73,7 @@ def labels(
     """The label of each sequence, `[sequence]`; -1 where it is left out.
 
     Raises:
-        UserError: When a label is neither 0 nor 1.
+        UserError: When a label is neither 0 nor 1, nor a word of `_WORDS` for them.
     """
     if columns.label is None:
         return np.where(found.alive, found.targets, -1).astype(np.int8)
@@ -106,7 +111,8 @@ def one_word_each(
         low[part] = np.minimum.reduceat(np.where(codes < 0, _NONE, codes), piece.heads)
         high[part] = np.maximum.reduceat(codes, piece.heads)
     spellings = words.to_pylist()
-    meant = np.array([_WORDS[role].get(word.lower(), "") for word in spellings] + [""])
+    plain = canonical(words, "text").to_pylist()  # 1.0 and 1.00 are 1.
+    meant = np.array([_WORDS[role].get(word.lower(), "") for word in plain] + [""])
     said = np.where(found.alive & (low == high), meant[np.where(low == _NONE, -1, low)], "")
     odd: Booleans = found.alive & (said == "")
     if odd.any():
@@ -116,9 +122,17 @@ def one_word_each(
         shown = "no value" if most < 0 else " and ".join(
             dict.fromkeys(repr(spellings[code]) for code in (least, most))
         )  # fmt: skip
+        then = ""
+        if role == "label" and 0 <= most == least:
+            value = spellings[most].replace("'", "''")
+            then = (
+                "; a label answers a question by yes or no: ask one, for example with "
+                f"data.source.query=\"SELECT * REPLACE ({quoted(column)} = '{value}' AS "
+                f"{quoted(column)}) FROM 'FILE'\""
+            )
         raise UserError(
             f"{where}: column '{column}' must be {', '.join(allowed[:-1])} or {allowed[-1]}, one "
             f"value a sequence; {len(where_odd):,} sequences are not so, for example "
-            f"{columns.key} {found.id_of(first)} with {shown}"
+            f"{columns.key} {found.id_of(first)} with {shown}{then}"
         )
     return said

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+EventType: TypeAlias = str | int | float | bool
+"""The type of an event as a config names it; it is compared with the log's by value."""
 Table: TypeAlias = "Path | LogFiles | LogQuery | pa.Table | pa.RecordBatchReader"
 """Where rows come from: files, a query, or Arrow data that a generator made."""
 
@@ -103,7 +105,7 @@ class LogColumns:
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
     order: str | None = None
     event_type: str | None = None
-    keep_types: Sequence[str] = ()
+    keep_types: Sequence[EventType] = ()
     item: str | None = None
     categorical: Sequence[str] = ()
     numeric: Mapping[str, Literal["standard", "log", "quantile"]] = field(default_factory=dict)
@@ -113,7 +115,7 @@ class LogColumns:
     hour_of_week: bool = False
     duplicates: Literal["keep", "drop", "error"] = "keep"
     label: str | None = None
-    target_event: str | None = None
+    target_event: EventType | None = None
     split: str | None = None
     split_by: Literal["time", "user"] = "time"
     val_fraction: Fraction = 0.1

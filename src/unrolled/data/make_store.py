@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,6 +27,7 @@ from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
 from unrolled.data.sequences import Integers, Sequences
 from unrolled.data.split_log import splits
 from unrolled.data.ties import sorted_ties
+from unrolled.data.words import ValueType, value_type
 from unrolled.data.write_store import Encode, list_batch, write_arrow, write_columns
 
 
@@ -60,13 +62,15 @@ class Store:
         order = np.concatenate([order[split[order] == index] for index in range(len(SPLITS))])
         found.forget_order()
         self.progress.stage("counting")
-        vocabularies, unknown = self._vocabularies(split)
+        vocabularies, ids, unknown = self._vocabularies(split)
         statistics = {
             name: enc.statistics(found, name, at, columns.features[name], split == 0, log.where)
             for name, at in enc.number_columns(columns).items()
         }
+        # How many training events have no value: part of the account, not of the scale.
+        missing = {name: scale.pop("missing") for name, scale in statistics.items()}
         self.progress.stage("writing", int(found.kept[order].sum()))
-        encoders = encoders_of(log, found, vocabularies, statistics)
+        encoders = encoders_of(log, found, ids, statistics)
         write_columns(found, order, encoders, self.work, self.progress.advance)
         for column, table in vocabularies.items():
             file = vocabulary_path(self.folder, column)
@@ -86,11 +90,13 @@ class Store:
                 + tuple(Numeric(name) for name in statistics),
                 num_classes=2 if columns.labelled else None,
             ).to_dict(),
+            "types": _types(log),
             "statistics": statistics,
             "counts": counts,
             "read": _account(log, found),
             "unknown": unknown,
             "warnings": warnings,
+            "missing": missing,
             "sizes": {str(f.relative_to(self.folder)): f.stat().st_size for f in files},
             "checksums": {str(f.relative_to(self.folder)): digests.of(f) for f in files},
         }
@@ -113,19 +119,24 @@ class Store:
         found.drop("events of items that training has not", dropped)
         found.drop_short(self.columns.min_length)
 
-    def _vocabularies(self, split: Any) -> tuple[dict[str, pa.Table], dict[str, Any]]:
-        vocabularies, unknown = {}, {}
+    def _vocabularies(
+        self, split: Any
+    ) -> tuple[dict[str, pa.Table], dict[str, npt.NDArray[np.int32]], dict[str, Any]]:
+        """The vocabulary, the id of each code and what is unknown, of each categorical feature."""
+        vocabularies, ids, unknown = {}, {}, {}
         for name, at in enc.code_columns(self.columns).items():
-            words = words_of(self.log, at)
+            words, kind = coded_words(self.log, at)
             counts = enc.count_codes(self.found, at, len(words), split)
             vocabularies[name] = enc.vocabulary(words, counts[0, :-1], name, self.log.where)
-            new = (counts[0, :-1] == 0) & (counts[1:, :-1].sum(0) > 0)
+            known = vocabularies[name]["value"].combine_chunks()
+            ids[name] = enc.ids_of_codes(words, kind, known, kind)
+            new = (ids[name][:-1] == UNKNOWN_ID) & (counts[1:, :-1].sum(0) > 0)
             unknown[name] = {
                 "values": int(new.sum()),
                 "events": int(counts[1:, :-1][:, new].sum()),
                 "empty": int(counts[:, -1].sum()),
             }
-        return vocabularies, unknown
+        return vocabularies, ids, unknown
 
     def _splits(
         self, order: Integers, split: Any, label: Any, columns: dict[str, type]
@@ -149,8 +160,9 @@ def type_words(columns: LogColumns) -> str:
     return f"category_{columns.categories.index(columns.event_type)}"
 
 
-def words_of(log: OpenedLog, at: str) -> pa.Array:
-    return enc.HOURS if at == "hour_of_week" else log.words[at]
+def coded_words(log: OpenedLog, at: str) -> tuple[pa.Array, ValueType]:
+    """The words of the codes of a column of the spool, in order, and the type of their values."""
+    return (enc.HOURS, "integer") if at == "hour_of_week" else (log.words[at], log.types[at])
 
 
 def _label_and_split(log: OpenedLog, found: Sequences, *, labelled: bool) -> tuple[Any, Any, Any]:
@@ -167,14 +179,21 @@ def _label_and_split(log: OpenedLog, found: Sequences, *, labelled: bool) -> tup
 def encoders_of(
     log: OpenedLog,
     found: Sequences,
-    vocabularies: Mapping[str, pa.Table],
+    ids: Mapping[str, npt.NDArray[np.int32]],
     statistics: Mapping[str, Any],
 ) -> dict[str, tuple[type, Encode]]:
+    """How each column of a store is computed.
+
+    Args:
+        log: The log.
+        found: Its sequences, cut.
+        ids: The id of each code, by categorical feature.
+        statistics: What scales the numbers, by numeric feature.
+    """
     columns = log.columns
     encoders: dict[str, tuple[type, Encode]] = {}
     for name, at in enc.code_columns(columns).items():
-        ids = enc.ids_of_codes(words_of(log, at), vocabularies[name]["value"])
-        encoders[name] = (np.int32, bound(enc.encode_codes, found, at, ids))
+        encoders[name] = (np.int32, bound(enc.encode_codes, found, at, ids[name]))
     for name, at in enc.number_columns(columns).items():
         kind, of = columns.features[name], statistics[name]
         encoders[name] = (np.float32, bound(enc.encode_numbers, found, at, kind, of))
@@ -190,6 +209,13 @@ def batch_of(
     if label is not None:
         given = pa.array(label[part].astype(np.int32))
     return list_batch(work, columns, found.ids(part), given, found.kept[part], start)
+
+
+def _types(log: OpenedLog) -> dict[str, ValueType]:
+    """The type of the values of each categorical feature, and of the sequences' or users' ids."""
+    columns = enc.code_columns(log.columns)
+    found = {name: coded_words(log, at)[1] for name, at in columns.items()}
+    return {**found, log.columns.key: value_type(log.given.columns[log.columns.key].type)}
 
 
 def _account(log: OpenedLog, found: Sequences) -> dict[str, Any]:

@@ -16,13 +16,13 @@ import duckdb
 
 from unrolled.data.arrow_files import ArrowFile
 from unrolled.data.files import LogFiles, matching_files
+from unrolled.data.missing import is_nan, present, unless_text
 from unrolled.data.tables import (
     columns,
     csv_files,
     first_line,
     read_csv,
     scan_parquet,
-    sql_literal,
     sql_name,
     table_format,
 )
@@ -109,8 +109,7 @@ class Parts:
     def _value(self, part: Part, name: str, wanted: str) -> str:
         value = sql_name(name)
         if self._table.nulls and part.types[name] == "VARCHAR":
-            listed = ", ".join(map(sql_literal, self._table.nulls))
-            value = f"CASE WHEN {value} NOT IN ({listed}) THEN {value} END"
+            value = unless_text(value, self._table.nulls)
         return value if part.types[name] == wanted else _cast(value, part.types[name], wanted)
 
     def _type(self, name: str) -> str:
@@ -147,7 +146,7 @@ class Parts:
             # DuckDB has no cast from nanoseconds to seconds.
             back = f"TRY_CAST({back} AS TIMESTAMP)"
         back = f"TRY_CAST({back} AS {kind})"
-        there = f"NOT isnan({value})" if kind in _FLOATS else f"{value} IS NOT NULL"
+        there = f"NOT {is_nan(value)}" if kind in _FLOATS else f"{value} IS NOT NULL"
         query = (
             f"SELECT count(*) FILTER (WHERE {there} AND {back} IS DISTINCT FROM {value}) "
             f"FROM {part.scan([name])}"
@@ -161,7 +160,7 @@ class Parts:
 def _cast(value: str, kind: str, wanted: str, attempt: str = "CAST") -> str:
     # NaN is how a float writes a missing value.
     if kind in _FLOATS and wanted not in _FLOATS:
-        value = f"CASE WHEN NOT isnan({value}) THEN {value} END"
+        value = present(value, "float", null_texts=False)
     return f"{attempt}({value} AS {wanted})"
 
 

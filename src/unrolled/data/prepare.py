@@ -20,21 +20,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unrolled.data import encode_log as enc
-from unrolled.data.account import Progress, report, tell_left_out
+from unrolled.data.account import Progress, report, tell_left_out, tell_unknown
 from unrolled.data.check_store import FORMAT_VERSION, check_store, meta_checksum, read_meta
 from unrolled.data.cut_log import cut_sequences
 from unrolled.data.engines import EngineName
 from unrolled.data.files import Digests
 from unrolled.data.label_log import check_label_rows, labels
 from unrolled.data.log import EventLog, LogColumns, Table
-from unrolled.data.make_store import Store, batch_of, encoders_of, vocabulary_path
+from unrolled.data.make_store import (
+    Store,
+    batch_of,
+    coded_words,
+    encoders_of,
+    vocabulary_path,
+)
 from unrolled.data.read_log import OpenedLog, open_log
 from unrolled.data.resources import available_cores, default_memory_limit
+from unrolled.data.schema import UNKNOWN_ID
+from unrolled.data.sequences import Sequences
 from unrolled.data.spool import Spool
+from unrolled.data.words import comparable
 from unrolled.data.write_store import (
     appears_complete,
     write_columns,
@@ -227,10 +237,8 @@ def encode(
         alive = np.flatnonzero(found.alive)
         tell_left_out(log.where, columns, len(found), len(alive))
         order = alive[np.argsort(found.first_row[alive])]
-        vocabularies = {
-            name: pq.read_table(vocabulary_path(store, name)) for name in enc.code_columns(columns)
-        }
-        encoders = encoders_of(log, found, vocabularies, meta["statistics"])
+        ids = _ids(store, log, found, meta)
+        encoders = encoders_of(log, found, ids, meta["statistics"])
         write_columns(found, order, encoders, work)
         batch = batch_of(found, work, {n: k for n, (k, _) in encoders.items()}, order, label, 0)
         # Out of the files, which are about to go.
@@ -238,6 +246,35 @@ def encode(
             with pa.ipc.new_stream(sink, batch.schema) as writer:
                 writer.write_batch(batch)
             return pa.ipc.open_stream(sink.getvalue()).read_all()
+
+
+def _ids(
+    store: Path, log: OpenedLog, found: Sequences, meta: dict[str, Any]
+) -> dict[str, npt.NDArray[np.int32]]:
+    """The id of each code, by categorical feature; values that the store has not are told.
+
+    Raises:
+        UserError: For a column of a type that can't have the values of the store.
+    """
+    ids, problems = {}, []
+    everything = np.where(found.alive, 0, -1).astype(np.int8)
+    for name, at in enc.code_columns(log.columns).items():
+        words, kind = coded_words(log, at)
+        # A store of an earlier version does not say.
+        trained = meta.get("types", {}).get(name, "text")
+        known = read_vocabulary(store, name)
+        if len(words) and not comparable(kind, trained):
+            problems.append(
+                f"{log.where}: column '{name}' is of the type {kind}, for example "
+                f"{words[0].as_py()}, and {trained} in training, for example {known[0].as_py()}"
+            )
+            continue
+        ids[name] = enc.ids_of_codes(words, kind, known, trained)
+        counts = enc.count_codes(found, at, len(words), everything)[0]
+        tell_unknown(log.where, name, words, counts, ids[name] == UNKNOWN_ID, known, meta)
+    if problems:
+        raise UserError(*problems)
+    return ids
 
 
 def _check_features(columns: LogColumns, meta: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from unrolled.data.sql import (
     value_query,
 )
 from unrolled.data.tables import require_column
-from unrolled.data.words import as_text
+from unrolled.data.words import ValueType, value_type, words_of
 from unrolled.errors import UserError
 
 
@@ -42,6 +42,7 @@ class OpenedLog:
         clock: How time and order are read.
         words: The values of each column that became codes, `category_<i>`, `type`, `label` and
             `split`, in the order of their codes, as text.
+        types: The type of the values of each of these columns.
         rows: Number of events read, those without an id among them.
         without_id: Number of events without an id.
         other_types: Number of events that `keep_types` leaves out.
@@ -64,6 +65,7 @@ class OpenedLog:
         self.rows, self.without_id = rows, without_id
         self.where, self.labels_where = where, labels_where
         self.words: dict[str, pa.Array] = {}
+        self.types: dict[str, ValueType] = {}
         self.other_types = 0
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -138,16 +140,11 @@ def _open(
         known_labels, labels_where = engine.open("labels", labels)
     in_log = {} if labels is not None else wanted
     _require(columns, known, where, known_labels, labels_where, wanted)
-    names = [
-        columns.key,
-        *(n for n in (columns.time, columns.own_order, columns.used_type) if n is not None),
-        *columns.categories,
-        *columns.numeric,
-        *in_log.values(),
-    ]
-    given = Given(engine.store("events", names))
+    given = Given(engine.store("events", _used(columns, in_log)))
     if known_labels is not None:
-        stored = engine.store("labels", [columns.key, *wanted.values()])
+        stored = engine.store(
+            "labels", {columns.key: True, **dict.fromkeys(wanted.values(), False)}
+        )
         given = Given(given.columns, stored)
         doubled, first = engine.row(doubled_labels_query(stored[columns.key]))
         if doubled:
@@ -170,9 +167,17 @@ def _open(
         if log.other_types == counts[f"filled {columns.key}"]:
             raise UserError(
                 f"{where}: column '{columns.event_type}' has none of data.source.keep_types, "
-                f"{', '.join(columns.keep_types)}"
+                f"{', '.join(map(str, columns.keep_types))}"
             )
     return log
+
+
+def _used(columns: LogColumns, of_sequence: dict[str, str]) -> dict[str, bool]:
+    """The columns to read, the key first; and whether the texts for no value are none there."""
+    measured = (columns.key, columns.time, columns.own_order, *columns.numeric)
+    words = (columns.used_type, *columns.categories, *of_sequence.values())
+    used = dict.fromkeys((name for name in measured if name is not None), True)
+    return used | dict.fromkeys((n for n in words if n is not None and n not in used), False)
 
 
 def _require(
@@ -223,7 +228,8 @@ def _code(log: OpenedLog, wanted: dict[str, str]) -> None:
     coded |= {role: (table, where[name]) for role, name in wanted.items()}
     for name, (table, column) in coded.items():
         values = log.engine.values(distinct_query(table, column))
-        words = as_text(values)
+        log.types[name] = value_type(column.type)
+        words = words_of(values, log.types[name])
         order = pc.sort_indices(words)
         codes = np.empty(len(words), np.int32)
         codes[order.to_numpy()] = np.arange(len(words), dtype=np.int32)

@@ -16,9 +16,10 @@ import duckdb
 import pyarrow as pa
 
 from unrolled.data.duck import connect
-from unrolled.data.engines import VIEWS, ZONED_NANOSECONDS, view_columns
+from unrolled.data.engines import VIEWS, ZONED_NANOSECONDS, Names, view_columns
 from unrolled.data.files import LogFiles
 from unrolled.data.log import Table
+from unrolled.data.missing import present
 from unrolled.data.sql import Column
 from unrolled.data.tables import columns as table_columns
 from unrolled.data.tables import first_line, scan, table_format
@@ -115,9 +116,10 @@ class Spark:
         self._tables[name], self._where[name], self._known[name] = files, where, known
         return known, where
 
-    def store(self, name: str, names: list[str]) -> dict[str, Column]:
+    def store(self, name: str, names: Names) -> dict[str, Column]:
         """Make the view of the columns that are used."""
-        columns, known = view_columns(name, names, self._known[name]), self._known[name]
+        known = self._known[name]
+        columns = view_columns(name, names, known, self._where[name])
         for column in columns.values():
             self._require_type(name, column.name, known[column.name])
             self._types[column.at] = known[column.name]
@@ -138,10 +140,11 @@ class Spark:
             elif known[column.name] == ZONED_NANOSECONDS:
                 value = f"TIMESTAMP_MICROS({microseconds_of_nanoseconds(value)})"
                 self._types[column.at] = "TIMESTAMP WITH TIME ZONE"
+            value = present(value, column.kind, null_texts=names[column.name], spark=True)
             select.append(f"{value} AS {column.at}")
         rows.selectExpr("source_row", *select).createOrReplaceTempView(VIEWS[name])
         if name == "events":
-            self._key = self._arrow_type(columns[names[0]], self._schemas[name])
+            self._key = self._arrow_type(columns[next(iter(names))], self._schemas[name])
         return columns
 
     def _arrow_type(self, column: Column, schema: pa.Schema) -> pa.DataType:

@@ -10,23 +10,26 @@ columns as c0, c1, ...; a label table of its own stands in `given_labels` as l0,
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
-from unrolled.data.log import LogColumns
-
-Kind: TypeAlias = Literal["text", "integer", "float", "boolean", "timestamp"]
+from unrolled.data.log import EventType, LogColumns
+from unrolled.data.missing import Kind
 
 LARGEST = "1.7976931348623157e308"
-EXACT = "9007199254740992"  # 2^53: from here on a float64 is not every integer.
+EXACT = {"FLOAT": 2**24, "DOUBLE": 2**53}
+"""From here on a floating-point number can stand for several whole numbers."""
 
 # Engines also take what they do not agree on: `epoch`, 24:00, years of five digits, EST; and by the
 # name of a zone, in the hour that autumn has twice, one takes the first and one the second.
-_ISO_8601 = (
+ISO_8601 = (
     r"^[0-9]{4}(-[0-9]{1,2}-|/[0-9]{1,2}/)[0-9]{1,2}"
     r"([ T]([01]?[0-9]|2[0-3]):[0-9]{1,2}(:[0-9]{1,2}([.][0-9]*)?)?"
     r"(Z|[-+](0[0-9]|1[0-4])(:?[0-5][0-9])?| UTC)?)?\z"
 )
+WHOLE = r"^(-?(?:0|[1-9][0-9]*))([.]0+)?$"
 INTEGER = r"^[-+]?[0-9]+\z"
 
 
@@ -37,12 +40,14 @@ class Column:
     Args:
         name: In the log.
         at: In `given`: c0, c1, ...
-        kind: Of its values.
+        kind: How an engine holds it.
+        type: Its type in the log, in DuckDB's words.
     """
 
     name: str
     at: str
     kind: Kind
+    type: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def microseconds(column: Column) -> str:
     ` UTC` for the Z, and without leading zeros.
     """
     if column.kind == "text":
-        is_time = f"regexp_matches({column.at}, {literal(_ISO_8601)})"
+        is_time = f"regexp_matches({column.at}, {literal(ISO_8601)})"
         return f"CASE WHEN {is_time} THEN epoch_us(TRY_CAST({column.at} AS TIMESTAMPTZ)) END"
     return f"epoch_us({column.at})"
 
@@ -144,10 +149,9 @@ def ordered_query(columns: LogColumns, given: Given, clock: Clock) -> str:
         order = "event_order, e.source_row"
     kept = ""
     if columns.used_type is not None:
-        kind = f"CAST(e.{of[columns.used_type].at} AS VARCHAR)"
+        kind = of[columns.used_type]
         if columns.target_event is not None:
-            is_target = f"{kind} = {literal(columns.target_event)}"
-            select.append(f"coalesce({is_target}, FALSE) AS is_target")
+            select.append(f"{_is_type([columns.target_event], kind)} AS is_target")
         if columns.keep_types:
             kept = f" AND {_kept_types(columns, kind)}"
     for index, name in enumerate(columns.categories):
@@ -164,8 +168,9 @@ def ordered_query(columns: LogColumns, given: Given, clock: Clock) -> str:
     if given.labels is not None:
         where = given.labels
         left, right = f"e.{key.at}", f"l.{where[columns.key].at}"
-        if key.kind != where[columns.key].kind:
-            left, right = f"CAST({left} AS VARCHAR)", f"CAST({right} AS VARCHAR)"
+        kinds = {key.kind, where[columns.key].kind}
+        if len(kinds) > 1 and kinds != {"integer", "float"}:
+            left, right = _id_text(left), _id_text(right)
         joins.append(f"LEFT JOIN given_labels AS l ON {left} = {right}")
         select.append(f"l.{where[columns.key].at} IS NOT NULL AS has_label_row")
     side = "e" if given.labels is None else "l"
@@ -187,15 +192,33 @@ def other_types_query(columns: LogColumns, given: Given) -> str:
     key, kind = given.columns[columns.key], given.columns[columns.event_type]
     return (
         f"SELECT count(*) FROM given AS e WHERE e.{key.at} IS NOT NULL "
-        f"AND NOT {_kept_types(columns, f'CAST(e.{kind.at} AS VARCHAR)')}"
+        f"AND NOT {_kept_types(columns, kind)}"
     )
 
 
-def _kept_types(columns: LogColumns, kind: str) -> str:
+def _kept_types(columns: LogColumns, kind: Column) -> str:
     # The target is read too: it ends the sequence, and is left out then.
     target = [] if columns.target_event is None else [columns.target_event]
-    listed = ", ".join(literal(name) for name in [*columns.keep_types, *target])
-    return f"coalesce({kind} IN ({listed}), FALSE)"
+    return _is_type([*columns.keep_types, *target], kind)
+
+
+def _is_type(wanted: Sequence[EventType], kind: Column) -> str:
+    """Whether an event is of one of these types, by value: 2 is 2.0 and 2.00, True is true."""
+    text = f"CAST(e.{kind.at} AS VARCHAR)"
+    names = [str(name) for name in wanted]
+    if kind.kind == "boolean":
+        names = [name.lower() for name in names]
+    found = f"{text} IN ({', '.join(map(literal, names))})"
+    whole = [match[1] for match in (re.match(WHOLE, name) for name in names) if match]
+    if whole and kind.kind != "boolean":
+        spelled = literal(rf"^({'|'.join(whole)})([.]0+)?\z")
+        found = f"({found} OR regexp_matches({text}, {spelled}))"
+    return f"coalesce({found}, FALSE)"
+
+
+def _id_text(value: str) -> str:
+    """An id as text; a whole number without its fraction, which pandas and decimals add."""
+    return rf"regexp_replace(CAST({value} AS VARCHAR), '^(-?[0-9]+)[.]0+$', '\1')"
 
 
 def _time(column: Column, clock: Clock) -> str:
