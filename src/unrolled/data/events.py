@@ -28,6 +28,7 @@ from unrolled.data.prepare import (
     fingerprint,
     prepare,
     read_vocabulary,
+    require_same_ids,
 )
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Schema
 from unrolled.data.store import JaggedSequences, Target, read_meta
@@ -126,6 +127,8 @@ class EventData(SequenceData):
                 threads=self.threads,
                 engine=self.engine,
             )
+            if self._schema_dir is not None:
+                require_same_ids(self._schema_dir, self._store)
 
     @property
     def store(self) -> Path:

@@ -55,6 +55,11 @@ if TYPE_CHECKING:
     from unrolled.data.store import JaggedSequences
 
 
+_RULES = 2
+"""Number of the rules by which the values of a log are read. Stores of other rules are readable, but
+not taken for that of a log; `require_same_ids` guards the runs that were trained on them."""
+
+
 class LogSource(Protocol):
     """Anything that gives an event log: files, or a generator."""
 
@@ -116,8 +121,35 @@ def store_path(source: LogSource, root: Path) -> Path:
 
 
 def _path(fingerprint: str, root: Path) -> Path:
-    key = hashlib.sha256(f"{FORMAT_VERSION} {fingerprint}".encode()).hexdigest()
+    key = hashlib.sha256(f"{FORMAT_VERSION} {_RULES} {fingerprint}".encode()).hexdigest()
     return root / f"store-{key[:16]}"
+
+
+def require_same_ids(schema: Path, store: Path) -> None:
+    """Refuse to go on with a run on a store whose ids or numbers mean something else.
+
+    Args:
+        schema: The run's own schema.
+        store: The store of the log that the run was trained on, as this version makes it.
+
+    Raises:
+        UserError: When an earlier version has read the log in another way.
+    """
+    trained, found = read_meta(schema), read_meta(store)
+    if trained["checksum"] == found["checksum"]:
+        return
+    same = all(trained[key] == found[key] for key in ("schema", "statistics")) and all(
+        read_vocabulary(schema, feature["name"]).equals(read_vocabulary(store, feature["name"]))
+        for feature in trained["schema"]["features"]
+        if feature["kind"] == "categorical"
+    )
+    if not same:
+        raise UserError(
+            f"{schema}: an earlier version of unrolled has read this log in another way (now an "
+            "empty text and NaN are missing values), so the ids of the run are not those of the "
+            f"store {store}; train again, or name the log as other data: evaluate RUN "
+            "data.source.path=FILE"
+        )
 
 
 def prepare(
