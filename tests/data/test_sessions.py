@@ -351,13 +351,16 @@ def test_the_account_shows_wrong_times_the_longest_session_and_the_largest_id(
 ) -> None:
     rows: list[tuple[Any, ...]] = [(f"u{i}", START + 60 * i, "a") for i in range(10)]
     # Two sessions of a user to whom a fault of the log has given those of many.
-    rows += [("", START + 10_000 * k + i, "a") for k in range(2) for i in range(20 + k)]
+    rows += [("all", START + 10_000 * k + i, "a") for k in range(2) for i in range(20 + k)]
     rows += [("u1", 9_999_999_999, "a")]
     log = _log(tmp_path, rows, "user at item", user="user", session_gap=30, **EVERYTHING)
     prepare(log, tmp_path / "stores")
     told = capfd.readouterr().err
     assert "  times: 2023-11-14 22:13:20 to 2286-11-20 17:46:39 UTC\n" in told
-    assert ("  longest: session '/2', 21 events; most events: user '', 41, 78.85% of all\n") in told
+    assert (
+        "  longest: session 'all/2', 21 events; most events: user 'all', 41, 78.85% of all\n"
+        in told
+    )
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,11 @@ if TYPE_CHECKING:
 
 
 _RULES = 2
-"""Number of the rules by which the values of a log are read. Stores of other rules are readable, but
-not taken for that of a log; `require_same_ids` guards the runs that were trained on them."""
+"""Version of the rules by which the values of a log are read.
+
+A store of other rules is readable, but not taken for that of a log; `require_same_ids` guards the
+runs that were trained on one.
+"""
 
 
 class LogSource(Protocol):
