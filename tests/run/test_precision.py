@@ -7,12 +7,14 @@ import csv
 import json
 import logging
 import math
+import typing
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from commands import SMALL, unrolled
+from lightning.fabric.connector import _PRECISION_INPUT
 from training import Run
 
 from unrolled.errors import UserError
@@ -81,9 +83,36 @@ def test_accumulated_batches_are_one_large_batch(task: str, reduction: str, tmp_
     assert torch.allclose(*weights, rtol=1e-4, atol=1e-6)
 
 
-def test_sixteen_bits_are_refused_where_there_is_no_gpu(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"trainer\.precision=16-mixed: the CPU does not train in"):
-        Run(tmp_path / "run", *SMALL, "trainer.precision=16-mixed")
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("16-mixed", "the CPU does not train in 16 bits of this kind; use "),
+        ("64-true", "features, targets and losses are in 32 bits, which a model in 64 bits does "),
+        ("bf16-true", "a weight in 16 bits is as it was after an update of less than its 256th "),
+        ("16-true", "a weight in 16 bits is as it was after an update of less than its 256th "),
+        ("transformer-engine", "this needs the layers of NVIDIA's Transformer Engine, which "),
+        ("transformer-engine-float16", "this needs the layers of NVIDIA's Transformer Engine, "),
+    ],
+)
+def test_a_precision_in_which_no_model_trains_is_refused_by_name(
+    precision: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"^trainer\.precision={precision}: {message}"):
+        numerics({"accelerator": "cpu", "precision": precision})
+
+
+def test_each_of_lightnings_precisions_is_trained_in_or_refused(tmp_path: Path) -> None:
+    trained = set()
+    for choice in typing.get_args(_PRECISION_INPUT):
+        for precision in typing.get_args(choice):
+            try:
+                numerics({"accelerator": "cpu", "precision": precision})
+            except UserError:
+                continue
+            trained.add(str(precision))
+    assert trained == {"32", "32-true", "bf16", "bf16-mixed"}
+    with pytest.raises(UserError, match=r"^trainer\.precision=64-true: features"):
+        Run(tmp_path / "run", *SMALL, "trainer.precision=64-true")
 
 
 def test_the_cpu_is_deterministic_unless_told_otherwise() -> None:

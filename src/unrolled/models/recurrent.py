@@ -7,8 +7,9 @@ B batch, T time, I input size, H hidden size, L layers times directions, D direc
 
 from __future__ import annotations
 
+import functools
 import warnings
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from pydantic import PositiveInt
@@ -73,10 +74,10 @@ class RecurrentEncoder(nn.Module):
         shortest, _ = check_lengths(lengths, batch, time)
         # Packing costs a sort and two copies; sequences of one length do without.
         if shortest == time:
-            outputs, state = self.layer(x_BTI, state)
+            outputs, state = self._run(x_BTI, state)
             return self._merge(outputs), state
         packed = pack_padded_sequence(x_BTI, lengths, batch_first=True, enforce_sorted=False)
-        packed, state = self.layer(packed, state)
+        packed, state = self._run(packed, state)
         outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=time)
         return self._merge(outputs), state
 
@@ -91,8 +92,20 @@ class RecurrentEncoder(nn.Module):
             state: Where to go on; zeros by default.
         """
         check_packed_lengths(lengths, len(x_NI))
-        outputs, state = self.layer(PackedSequence(x_NI, batch_sizes(lengths)), state)
+        outputs, state = self._run(PackedSequence(x_NI, batch_sizes(lengths)), state)
         return self._merge(outputs.data), state
+
+    def _run(self, x: Any, state: State | None) -> tuple[Any, Any]:
+        if (
+            torch.is_autocast_enabled("cpu")
+            and isinstance(self.layer, nn.LSTM)
+            and self.layer.weight_ih_l0.device.type == "cpu"
+            and not _lstm_takes_bfloat16()
+        ):
+            with torch.autocast("cpu", enabled=False):
+                whole = state and (state[0].float(), state[1].float())
+                return self.layer(x.float(), whole)  # type: ignore[no-any-return]
+        return self.layer(x, state)  # type: ignore[no-any-return]
 
     def _merge(self, outputs: Tensor) -> Tensor:
         if self.causal or self.merge == "concat":
@@ -108,7 +121,7 @@ class RecurrentEncoder(nn.Module):
         """
         if self.layer.bidirectional:
             raise ValueError(NO_STEP)
-        outputs, state = self.layer(x_BI.unsqueeze(1), state)
+        outputs, state = self._run(x_BI.unsqueeze(1), state)
         return outputs.squeeze(1), state
 
 
@@ -265,6 +278,21 @@ class RNN(RecurrentEncoder):
             merge,
         )
         _initialise(self.layer, init)
+
+
+@functools.cache
+def _lstm_takes_bfloat16() -> bool:
+    """Whether oneDNN computes an LSTM in bfloat16 on this CPU.
+
+    On CPUs without the instructions torch hands the layer to oneDNN all the same, which then "could
+    not create a primitive descriptor".
+    """
+    try:
+        with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
+            nn.LSTM(8, 8, batch_first=True)(torch.zeros(2, 3, 8))[0].sum().backward()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _initialise(layer: nn.RNNBase, init: str) -> None:

@@ -14,6 +14,26 @@ from unrolled.errors import UserError
 
 log = logging.getLogger(__name__)
 
+_SINGLE = (
+    "features, targets and losses are in 32 bits, which a model in 64 bits does not take; use "
+    "trainer.precision=32-true"
+)
+_HALF = (
+    "a weight in 16 bits is as it was after an update of less than its 256th part, so that nothing "
+    "is learned in the end; use bf16-mixed, which computes in 16 bits and keeps the weights in 32"
+)
+_ENGINE = (
+    "this needs the layers of NVIDIA's Transformer Engine, which no model here has; use bf16-mixed"
+)
+_NO_TRAINING = {
+    "64": _SINGLE,
+    "64-true": _SINGLE,
+    "bf16-true": _HALF,
+    "16-true": _HALF,
+    "transformer-engine": _ENGINE,
+}
+"""Lightning's other precisions, and why no model trains in them."""
+
 _NOT_DETERMINISTIC = re.compile(r"([\w.:]+) does not have a deterministic implementation")
 
 
@@ -26,11 +46,13 @@ def numerics(trainer: dict[str, Any]) -> dict[str, Any]:
         trainer: The config's.
 
     Raises:
-        UserError: When the machine has no such precision.
+        UserError: When models do not train in this precision, or this machine has not got it.
     """
     on_cpu = trainer.get("accelerator", "auto") == "cpu" or not torch.accelerator.is_available()
     precision, deterministic = trainer.get("precision"), trainer.get("deterministic")
-    if on_cpu and str(precision) in ("16-mixed", "16", "16-true"):
+    if (reason := _NO_TRAINING.get(str(precision).partition("-float16")[0])) is not None:
+        raise UserError(f"trainer.precision={precision}: {reason}")
+    if on_cpu and str(precision) in ("16-mixed", "16"):
         # Lightning would train in bf16-mixed instead, with a warning.
         raise UserError(
             f"trainer.precision={precision}: the CPU does not train in 16 bits of this kind; use "
