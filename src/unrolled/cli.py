@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
 import sys
@@ -13,7 +14,7 @@ import typer
 from unrolled import __version__
 from unrolled.errors import UserError
 from unrolled.run.process import run_process
-from unrolled.terminal import say
+from unrolled.terminal import say, say_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,8 @@ app = typer.Typer(
 # What Hydra takes has no fixed options; `train --help` is Hydra's own.
 _OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}
 _HYDRA = {**_OVERRIDES, "help_option_names": []}
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Errors of the system that the user can mend: no room, no right."""
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 Allow = Annotated[
     list[str] | None,
@@ -238,6 +241,11 @@ def guarded(work: Callable[[], int | None]) -> int:
     except UserError as error:
         for problem in error.problems:
             say(f"error: {problem}", stderr=True)
+        return 2
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        say_error(f"{error.filename or 'a file of this command'}: {error.strerror}")
         return 2
     except KeyboardInterrupt:
         return 130

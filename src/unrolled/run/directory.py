@@ -44,6 +44,7 @@ class RunDirectory:
         Raises:
             UserError: When the folder is taken or can't be made.
         """
+        was_there = path is not None and path.is_dir()
         try:
             path = _make_folder(config, path)
         except FileExistsError:
@@ -52,18 +53,24 @@ class RunDirectory:
                 "or name another folder"
             ) from None
         except OSError as error:
-            raise UserError(f"{path or 'runs'}: can't make the run directory: {error}") from error
+            raise UserError(
+                f"{path or 'runs'}: can't make the run directory: {error.strerror}"
+            ) from error
         run = cls(path)
         try:
             # Whoever makes this file owns the folder, also when two processes found it empty.
             with (path / "config.yaml").open("x") as file:
                 file.write(yaml.safe_dump(config, sort_keys=False))
+            run.write("command.txt", command + "\n")
+            run.set_status(state="created", created=now(), identity=identity(config))
         except FileExistsError:
             raise UserError(f"run_dir={path} was taken by another process just now") from None
         except OSError as error:
+            # Half a run directory would be in the way of the next try.
+            run.remove()
+            if was_there:
+                path.mkdir(exist_ok=True)
             raise UserError(f"{path}: can't be written: {error.strerror}") from error
-        run.write("command.txt", command + "\n")
-        run.set_status(state="created", created=now(), identity=identity(config))
         return run
 
     @classmethod
@@ -111,6 +118,8 @@ class RunDirectory:
         try:
             self.write_json("status.json", status)
         except OSError:
+            if not self.status():
+                raise
             # In the place that it has already, which it needs no space for.
             with to_append(self.path / "status.json").open("r+") as file:
                 file.write(json.dumps(status, indent=2) + "\n")
@@ -122,6 +131,8 @@ class RunDirectory:
             content: dict[str, Any] = json.loads((self.path / name).read_text())
         except FileNotFoundError:
             return {}
+        except ValueError as error:
+            raise UserError(f"{self.path / name}: is damaged: {error}") from error
         return content
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
@@ -171,7 +182,7 @@ class RunDirectory:
         """Own the run directory.
 
         Raises:
-            UserError: When another process does.
+            UserError: When another process does, or it can't be written.
         """
         lock = filelock.FileLock(self.path / ".lock")
         try:
@@ -180,6 +191,11 @@ class RunDirectory:
             raise UserError(
                 f"{self.path}: another process is working on this run; wait for it or stop it"
             ) from None
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: can't be written ({error.strerror}), and a run goes on in its own "
+                "directory; copy it to where there is room and the right to write"
+            ) from error
         try:
             yield
         finally:
@@ -195,6 +211,9 @@ class RunDirectory:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             return True
+        except OSError:
+            # A disk that can't be written has no owner.
+            return False
         lock.release()
         return False
 

@@ -74,7 +74,7 @@ def failed(run: RunDirectory, error: BaseException) -> bool:
     text = str(error).strip()
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename or run.path}: {error.strerror}"
-    if not told:
+    elif not told:
         text = f"{type(error).__name__}: {text.partition(chr(10))[0]}"
     if not has_agent():
         run.set_status(state="failed", error=text, user_error=user_error, finished=now())

@@ -39,8 +39,8 @@ def require_known_classes(run: RunDirectory, leave_out: tuple[str, ...] = ()) ->
             problems.append(f"{key}: there is no {target} in this version{now}")
     if problems:
         raise UserError(
-            f"{run.path}: the run was made by {_version(run)}, this is unrolled {__version__}, in which classes "
-            "have other names or are gone; use that version for this run:",
+            f"{run.path}: the run was made by {_version(run)}, this is unrolled {__version__}, in "
+            "which classes have other names or are gone; use that version for this run:",
             *problems,
         )
 

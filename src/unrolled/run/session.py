@@ -172,7 +172,10 @@ def _resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> int
         finished = run.status().get("state") == "finished"
         longer = {f"trainer.{limit}" for limit in LIMITS} & set(line.values)
         return FINISHED if finished and not longer else launch(run)
-    run = resume(path, config, line)
+    run = RunDirectory.open(path)
+    if line.values.keys() > {"resume"} or run.status().get("state") != "finished":
+        # What is finished can be shown where nothing can be written.
+        run = resume(path, config, line)
     if run.status().get("state") == "finished":
         say(f"{short(run)} is finished; its result:")
         show_result(run)
