@@ -23,7 +23,8 @@ from unrolled.errors import UserError
 def require_plain_files(folder: Path) -> None:
     """Refuse a folder in which a write, or a read, could reach something else than its own files.
 
-    Links from one file of the folder to another are no harm; W&B makes them.
+    Links from one file of the folder to another are no harm; W&B makes them, and in each of its own
+    folders one to the log of its process, which nobody opens again.
 
     Raises:
         UserError: When a file below it is a link that leads out of the folder, or a pipe, a device
@@ -40,7 +41,8 @@ def require_plain_files(folder: Path) -> None:
             path = Path(place, name)
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode):
-                if not _leads_inside(path, root):
+                of_wandb = path.relative_to(root).match("wandb/*run-*/logs/debug-core.log")
+                if not of_wandb and not _leads_inside(path, root):
                     found.append(f"{path.relative_to(root)} -> {path.readlink()}")
             elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 found.append(f"{path.relative_to(root)}, which is no file")

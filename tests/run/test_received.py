@@ -123,6 +123,19 @@ def test_links_from_one_file_of_a_run_to_another_are_no_harm(
     assert RunDirectory.open(linked).config() == {"trainer": {}}
 
 
+def test_the_link_that_wandb_leaves_in_each_run_is_no_harm(
+    run_and_victim: tuple[Path, Path],
+) -> None:
+    run, victim = run_and_victim
+    logs = run / "wandb" / "offline-run-20261201_153802-e3a43f10" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "debug-core.log").symlink_to(victim)
+    RunDirectory.open(run)
+    (logs / "debug-internal.log").symlink_to(victim)
+    with pytest.raises(UserError, match="1 of its files lead out of it"):
+        RunDirectory.open(run)
+
+
 def test_a_file_that_is_shared_by_a_hard_link_is_not_written_through(
     run_and_victim: tuple[Path, Path],
 ) -> None:
