@@ -77,6 +77,12 @@ def report(path: Path, meta: dict[str, Any], seconds: float | None = None) -> No
     lines += [
         f"  left out: {number:,} {what}" for what, number in read["dropped"].items() if number
     ]
+    described, spelled = meta["description"], meta["time_unit"]
+    if spelled is not None and "%" in spelled and described["time_unit"] == "auto":
+        lines.append(
+            f"  time: the digits of {described['time']} are read as dates in the format {spelled} "
+            "(data.source.time_unit says otherwise)"
+        )
     if read["copies"] and meta["description"]["duplicates"] == "keep":
         lines.append(
             f"  kept: {read['copies']:,} exact copies of an event (data.source.duplicates=drop "

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from unrolled.data.time_format import format_problem
+from unrolled.errors import did_you_mean
 
 if TYPE_CHECKING:
     from unrolled.data.log import LogColumns
 
+UNITS = ("auto", "s", "ms", "us", "ns")
 RESERVED = ("id", "label", "event_time")
 """The store's own columns."""
 
 
 def description_problems(columns: LogColumns) -> list[str]:
     """Every contradiction of a description, in the words of its keys."""
-    return [*_sequences(columns), *_splits(columns), *_features(columns), *_lengths(columns)]
+    parts = (_sequences, _times, _splits, _features, _lengths)
+    return [problem for part in parts for problem in part(columns)]
 
 
 def _sequences(columns: LogColumns) -> list[str]:
@@ -40,6 +46,25 @@ def _sequences(columns: LogColumns) -> list[str]:
     ):
         if given and columns.time is None:
             found.append(f"{key} needs time, the column it is computed from")
+    return found
+
+
+def _times(columns: LogColumns) -> list[str]:
+    found = []
+    unit, zone = columns.time_unit, columns.time_zone
+    if "%" in unit:
+        if problem := format_problem(unit):
+            found.append(f"time_unit={unit!r} is no format of times: {problem}")
+    elif unit not in UNITS:
+        found.append(
+            f"time_unit={unit!r} is neither {', '.join(UNITS)} nor a format such as "
+            f"'%d.%m.%Y %H:%M'; {did_you_mean(unit, UNITS)}"
+        )
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        near = did_you_mean(zone, available_timezones())
+        found.append(f"time_zone={zone!r} is no zone, as Europe/Berlin is; {near}")
     return found
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias, cast
+from dataclasses import replace
+from typing import Any, Literal
 
+from unrolled.data.check_time import bad, fine_checks, read_time, refuse_too_fine, time_checks
 from unrolled.data.log import LogColumns
-from unrolled.data.sql import EXACT, INTEGER, Clock, Column, Given, microseconds, number
+from unrolled.data.sql import (
+    EXACT,
+    INTEGER,
+    NANOSECONDS,
+    Clock,
+    Column,
+    Given,
+    microseconds,
+    number,
+)
 from unrolled.errors import UserError
-
-Unit: TypeAlias = Literal["s", "ms", "us", "ns"]
-
-_UNITS: dict[Unit, float] = {"s": 1e11, "ms": 1e14, "us": 1e17}
-"""Numbers below this size are in this unit; all above are nanoseconds."""
 
 Counts = Mapping[str, Any]
 
@@ -27,47 +33,21 @@ def checks(columns: LogColumns, given: Given) -> dict[str, str]:
         asked[f"filled {name}"] = f"count({of[name].at})"
     for column in of.values():
         if column.type in EXACT and column.name not in columns.numeric:
-            asked |= _bad(f"inexact {column.name}", f"abs({column.at}) >= {EXACT[column.type]}")
+            asked |= bad(f"inexact {column.name}", f"abs({column.at}) >= {EXACT[column.type]}")
     for name, transform in columns.numeric.items():
         value = number(of[name], columns.decimal)
-        asked |= _bad(f"odd {name}", f"{of[name].at} IS NOT NULL AND {value} IS NULL")
+        asked |= bad(f"odd {name}", f"{of[name].at} IS NOT NULL AND {value} IS NULL")
         if transform == "log":
-            asked |= _bad(f"negative {name}", f"{value} < 0")
+            asked |= bad(f"negative {name}", f"{value} < 0")
     if columns.time is not None:
-        asked |= _time_checks(of[columns.time])
+        asked |= _empty(of[columns.time]) | time_checks(of[columns.time], columns)
     if columns.own_order is not None:
         asked |= _order_checks(of[columns.own_order])
     return asked
 
 
-def _bad(name: str, condition: str) -> dict[str, str]:
-    return {
-        name: f"count(*) FILTER (WHERE {condition})",
-        f"first {name}": f"min(source_row) FILTER (WHERE {condition})",
-    }
-
-
 def _empty(column: Column) -> dict[str, str]:
-    return _bad(f"empty {column.name}", f"{column.at} IS NULL")
-
-
-def _time_checks(column: Column) -> dict[str, str]:
-    asked = _empty(column)
-    if column.kind == "timestamp":
-        return asked
-    value, there = number(column), f"{column.at} IS NOT NULL"
-    asked |= _bad("time no number", f"{there} AND {value} IS NULL")
-    asked |= {"time least": f"min({value})", "time most": f"max({value})"}
-    for unit, limit in _UNITS.items():
-        asked |= _bad(f"time below {unit}", f"abs({value}) < {limit!r}")
-    if column.kind == "text":
-        stamp = microseconds(column)
-        asked |= _bad("time no timestamp", f"{there} AND {stamp} IS NULL")
-        asked |= _bad("time neither", f"{there} AND {value} IS NULL AND {stamp} IS NULL")
-        zone = f"regexp_matches({column.at}, ':[0-9.]+ ?([-+][0-9]|[A-Za-z])')"
-        asked |= _bad("time without zone", f"{stamp} IS NOT NULL AND NOT {zone}")
-        asked |= _bad("time with zone", f"{stamp} IS NOT NULL AND {zone}")
-    return asked
+    return bad(f"empty {column.name}", f"{column.at} IS NULL")
 
 
 def _order_checks(column: Column) -> dict[str, str]:
@@ -80,10 +60,11 @@ def _order_checks(column: Column) -> dict[str, str]:
         asked["order numbers"] = f"count({number(column)})"
         asked["order timestamps"] = f"count({microseconds(column)})"
         there = f"{column.at} IS NOT NULL"
-        asked |= _bad("order no number", f"{there} AND {number(column)} IS NULL")
-        asked |= _bad("order no timestamp", f"{there} AND {microseconds(column)} IS NULL")
+        asked |= bad("order no number", f"{there} AND {number(column)} IS NULL")
+        asked |= bad("order no timestamp", f"{there} AND {microseconds(column)} IS NULL")
+        asked |= fine_checks("order", column)
     if column.kind == "float":
-        asked |= _bad("order no number", f"{column.at} IS NOT NULL AND {number(column)} IS NULL")
+        asked |= bad("order no number", f"{column.at} IS NOT NULL AND {number(column)} IS NULL")
     return asked
 
 
@@ -131,7 +112,7 @@ def look(
         found.bad(f"negative {name}", name, "is negative", then)
     clock = Clock()
     if columns.time is not None:
-        clock = _read_time(columns, given.columns[columns.time], found, unit)
+        clock = read_time(columns, given.columns[columns.time], found, unit)
         found.bad(
             f"empty {columns.time}",
             columns.time,
@@ -148,7 +129,7 @@ def look(
             shown=False,
         )
         order = _read_order(given.columns[columns.own_order], found)
-        clock = Clock(clock.time, clock.unit, order)
+        clock = replace(clock, order=order)
     if found.problems:
         raise UserError(*dict.fromkeys(found.problems))
     return clock
@@ -180,63 +161,13 @@ class _Findings:
         )
 
 
-def _read_time(columns: LogColumns, column: Column, found: _Findings, trained: str | None) -> Clock:
-    counts, name = found.counts, column.name
-    if column.kind == "timestamp":
-        return Clock("timestamp")
-    if counts["time no number"] and counts.get("time no timestamp", 1) == 0:
-        if counts["time with zone"]:
-            then = f" while {counts['time with zone']:,} rows have one; give each its zone"
-            found.bad("time without zone", name, "is a time without a zone", then)
-        return Clock("timestamp")
-    if counts["time no number"]:
-        if counts.get("time neither", 1):
-            check = "time neither" if column.kind == "text" else "time no number"
-            found.bad(check, name, "is not a time")
-        else:
-            found.bad(
-                "time no timestamp",
-                name,
-                "is a number",
-                " while others are timestamps; write all in one way",
-            )
-        return Clock("number")
-    if columns.time_unit != "auto":
-        return Clock("number", columns.time_unit)
-    least, most = counts["time least"], counts["time most"]
-    if least is None:
-        return Clock("number")
-    size = max(abs(least), abs(most))
-    units: list[Unit] = [u for u, limit in _UNITS.items() if size < limit]
-    unit: Unit = units[0] if units else "ns"
-    if trained is not None and trained != "timestamp":
-        if unit != trained:
-            found.problems.append(
-                f"{found.where}: column '{name}' goes from {least:.16g} to {most:.16g}, which "
-                f"looks like times in {unit}, and the log that was trained on has them in "
-                f"{trained}; write them in {trained}, or say with data.source.time_unit what "
-                "they are"
-            )
-        return Clock("number", cast("Unit", trained))
-    if unit != "s":
-        smaller = [u for u in ("s", "ms", "us") if size >= _UNITS[u]][-1]
-        found.bad(
-            f"time below {smaller}",
-            name,
-            "is too small for a time",
-            f": the largest, {most:.16g}, looks like one in {unit}; mend these rows, or say "
-            "what the numbers are with data.source.time_unit",
-        )
-    return Clock("number", unit)
-
-
 def _read_order(
     column: Column, found: _Findings
-) -> Literal["integer", "number", "timestamp", "as it is"]:
+) -> Literal["integer", "number", "timestamp", "nanoseconds", "as it is"]:
     """Text that holds numbers or times is ordered as such; none may be something else."""
     counts, name = found.counts, column.name
     if column.kind == "timestamp":
-        return "timestamp"
+        return "nanoseconds" if column.type in NANOSECONDS else "timestamp"
     if column.kind != "text":
         found.bad("order no number", name, "is not a finite number", "; it has no place")
         return "as it is"
@@ -244,10 +175,11 @@ def _read_order(
     if counts["order integers"] == filled:
         return "integer"
     numbers, timestamps = counts["order numbers"], counts["order timestamps"]
+    refuse_too_fine("order", name, found)
     if numbers == filled:
         return "number"
     if timestamps == filled:
-        return "timestamp"
+        return "nanoseconds" if counts["order fine"] else "timestamp"
     kind = "number" if numbers >= timestamps else "timestamp"
     if most := max(numbers, timestamps):
         then = f" while {most:,} rows are; write all in one way"

@@ -31,9 +31,6 @@ EngineName: TypeAlias = Literal["duckdb", "spark"]
 VIEWS = {"events": "given", "labels": "given_labels"}
 """The view that each table of a log stands in."""
 
-ZONED_NANOSECONDS = "TIMESTAMPTZ_NS"
-"""A type, pandas' own, that DuckDB can't count microseconds of; it stands in the view as such."""
-
 Names: TypeAlias = Mapping[str, bool]
 
 _BATCH = 1 << 18  # Events of a record batch of the stream.
@@ -174,8 +171,6 @@ class DuckDB:
                 text = f"{value}::VARCHAR"
                 # Text that a program has written without saying so.
                 value = f"coalesce(TRY(decode({value})), {text})" if column.type == "BLOB" else text
-            elif self._known[name][column.name] == ZONED_NANOSECONDS:
-                value += "::TIMESTAMPTZ"
             value = present(value, column.kind, null_texts=names[column.name])
             select.append(f"{value} AS {column.at}")
         view, scanned = VIEWS[name], self._scanned[name]

@@ -53,10 +53,14 @@ class LogColumns:
             `session_gap`.
         session_gap: Minutes without an event of the user after which the next begins a session.
         time: Column with the time of an event, a timestamp or a number; None where there is none.
-            A timestamp without a zone is taken as UTC.
-        time_unit: Of a time that is a number. `auto` goes by its size: below 1e11 seconds (the
-            year 5138), then milliseconds, from 1e14 microseconds, from 1e17 nanoseconds; a column
-            that falls into two of them is an error.
+            A timestamp without a zone is one of `time_zone`.
+        time_unit: Of a time that is a number, or the format of times that are digits or text, as
+            in Python's strptime: `%d.%m.%Y %H:%M`. `auto` goes by a number's size: below 1e11
+            seconds (the year 5138), then milliseconds, from 1e14 microseconds, from 1e17
+            nanoseconds; a column that falls into two of them is an error. Digits that all are
+            dates, from year to day or to the second (20230115093000), are read as such.
+        time_zone: Zone of the times that name none, for example Europe/Berlin. Of the hour that
+            autumn has twice the second is meant.
         order: Column by which the events of a sequence are ordered; None takes the time. Events
             that are equal in it stay in the order of the file's rows.
         event_type: Column with the type of an event; needed by `target_event` and `keep_types`.
@@ -102,7 +106,8 @@ class LogColumns:
     user: str | None = None
     session_gap: Positive | None = None
     time: str | None = None
-    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    time_unit: str = "auto"
+    time_zone: str = "UTC"
     order: str | None = None
     event_type: str | None = None
     keep_types: Sequence[EventType] = ()
@@ -298,7 +303,7 @@ class EventLog(LogColumns):
         return reads_log(self.query)
 
 
-_LATER = ("decimal",)
+_LATER = ("decimal", "time_zone")
 """Options that came later; stores of descriptions without them are still found."""
 
 

@@ -84,7 +84,7 @@ class Store:
         return {
             "format_version": FORMAT_VERSION,
             "description": json.loads(description_json(columns)),
-            "time_unit": log.clock.unit if log.clock.time == "number" else log.clock.time,
+            "time_unit": log.clock.spelling,
             "schema": Schema(
                 tuple(Categorical(c, len(v) + UNKNOWN_ID + 1) for c, v in vocabularies.items())
                 + tuple(Numeric(name) for name in statistics),

@@ -27,16 +27,19 @@ def is_plain(file: Path, text: TextFormat) -> bool:
     """
     if _encoding(text) != "utf-8":
         return False
-    lines, windows = 0, 0
+    with open_bytes(file) as stream:
+        # Most files have no carriage return at all, and that is seen fast.
+        if not any(b"\r" in piece for piece in _pieces(stream)):
+            return True
+    lines, windows, quote, inside = 0, 0, text.quote.encode(), False
     with open_bytes(file) as stream:
         for piece in _pieces(stream):
-            if b"\r" in piece:
-                windows += piece.count(b"\r\n")
-            elif not windows:
-                # Files of Unix have no carriage return at all: counted only where it matters.
-                lines = 1 if b"\n" in piece else lines
-                continue
-            lines += piece.count(b"\n")
+            for index, part in enumerate(piece.split(quote) if quote else [piece]):
+                # Every quote, doubled ones too, ends or begins a quoted value.
+                inside ^= index > 0
+                if not inside:
+                    lines += part.count(b"\n")
+                    windows += part.count(b"\r\n")
             if windows and lines > windows:
                 return False
     return True

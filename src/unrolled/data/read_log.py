@@ -96,13 +96,18 @@ def open_log(
         threads: Of DuckDB; the stream is the same with any number.
         labelled: Whether every sequence needs a label.
         split: Whether the sequences are to be split and trained on.
-        unit: The unit of time that was found when the log was trained on.
+        unit: How times were written in the log that was trained on, as `Clock.spelling`.
         engine: What reads the log; the stream is the same with either.
 
     Raises:
         UserError: For data that do not fit the description.
     """
     where = _name(tables["events"])
+    if engine == "spark" and columns.time_zone != "UTC":
+        raise UserError(
+            "data.engine=spark reads times in UTC; write them so, or use data.engine=duckdb for "
+            f"data.source.time_zone={columns.time_zone}"
+        )
     with start_engine(engine, folder, memory_limit, threads, where) as started:
         wanted = {
             role: name

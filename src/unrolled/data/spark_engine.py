@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from unrolled.data.duck import connect
-from unrolled.data.engines import VIEWS, ZONED_NANOSECONDS, Names, view_columns
+from unrolled.data.engines import VIEWS, Names, view_columns
 from unrolled.data.files import LogFiles
 from unrolled.data.log import Table
 from unrolled.data.missing import present
@@ -38,7 +38,7 @@ try:
         require_plain,
     )
     from unrolled.data.spark_session import spark_session
-    from unrolled.data.spark_sql import microseconds_of_nanoseconds, to_spark
+    from unrolled.data.spark_sql import to_spark
 except ImportError as error:
     raise UserError(
         f"data.engine=spark needs {error.name}, which is not installed: "
@@ -137,9 +137,6 @@ class Spark:
             value = backquoted(column.name)
             if column.kind == "text":
                 value = f"CAST({value} AS STRING)"
-            elif known[column.name] == ZONED_NANOSECONDS:
-                value = f"TIMESTAMP_MICROS({microseconds_of_nanoseconds(value)})"
-                self._types[column.at] = "TIMESTAMP WITH TIME ZONE"
             value = present(value, column.kind, null_texts=names[column.name], spark=True)
             select.append(f"{value} AS {column.at}")
         rows.selectExpr("source_row", *select).createOrReplaceTempView(VIEWS[name])

@@ -15,9 +15,12 @@ to itself in both; sqlglot writes NULLS LAST, which is DuckDB's default, into ev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from sqlglot import exp, parse_one
+
+from unrolled.data.sql import NANOSECONDS, ZONED
 
 _BLANK = r"[ \\t\\n\\x0B\\f\\r]"
 _DIGITS = "[0-9]+(_[0-9]+)*"
@@ -47,16 +50,16 @@ def to_spark(query: str, types: Mapping[str, str]) -> str:
 def _translated(node: exp.Expression, types: Mapping[str, str]) -> exp.Expression:
     if isinstance(node, exp.Anonymous) and node.name.upper() == "EPOCH_US":
         return _microseconds(node.expressions[0], types)
+    if isinstance(node, exp.Anonymous) and node.name.upper() == "EPOCH_NS":
+        # Spark reads nanoseconds as they stand in the file.
+        return node.expressions[0]
+    if isinstance(node, exp.RegexpReplace):
+        return _regexp_replace(node)
     if isinstance(node, exp.TryCast):
         return _try_cast(node, types)
     if isinstance(node, exp.Cast) and node.to.is_type("text", "varchar"):
         return _text(node, types)
     return node
-
-
-def microseconds_of_nanoseconds(value: str) -> str:
-    """In Spark's dialect, of nanoseconds as they stand in a file; halves away from 0, as DuckDB."""
-    return f"CAST(SIGN({value}) AS BIGINT) * ((ABS({value}) + 500) DIV 1000)"
 
 
 def _type(node: exp.Expression, types: Mapping[str, str]) -> str:
@@ -68,9 +71,16 @@ def _spark(template: str, value: exp.Expression) -> exp.Expression:
 
 
 def _microseconds(value: exp.Expression, types: Mapping[str, str]) -> exp.Expression:
-    if _type(value, types) == "TIMESTAMP_NS":
-        return _spark(microseconds_of_nanoseconds("{x}"), value)
     return _spark("UNIX_MICROS(CAST({x} AS TIMESTAMP))", value)
+
+
+def _regexp_replace(node: exp.RegexpReplace) -> exp.Expression:
+    r"""With Java's `$1` for DuckDB's `\1`."""
+    replacement = node.args["replacement"]
+    java = re.sub(r"\\([0-9])", r"$\1", replacement.this)
+    if java != replacement.this:
+        replacement.set("this", java)
+    return node
 
 
 def _try_cast(node: exp.TryCast, types: Mapping[str, str]) -> exp.Expression:
@@ -101,11 +111,12 @@ def _is_timestamp(kind: str) -> bool:
 
 def _text(node: exp.Cast, types: Mapping[str, str]) -> exp.Expression:
     value, kind = node.this, _type(node.this, types)
-    if kind == "TIMESTAMP_NS":
+    if kind in NANOSECONDS:
+        zone = ", '+00'" if kind in ZONED else ""
         fraction = "RTRIM('0', LPAD(CAST(PMOD({x}, 1000000000) AS STRING), 9, '0'))"
         return _spark(
             "CONCAT(CAST(TIMESTAMP_SECONDS(FLOOR({x} / 1000000000)) AS STRING), "
-            f"IF(PMOD({{x}}, 1000000000) = 0, '', CONCAT('.', {fraction})))",
+            f"IF(PMOD({{x}}, 1000000000) = 0, '', CONCAT('.', {fraction})){zone})",
             value,
         )
     if kind == "TIMESTAMP WITH TIME ZONE":

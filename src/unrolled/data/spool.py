@@ -47,7 +47,7 @@ class Spool:
 
         Args:
             batches: The events, ordered.
-            unit: Of a time that is a number; one that is an integer is microseconds.
+            unit: Of the time.
             advance: Called with the number of events of each batch.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -102,8 +102,7 @@ def _arrays(
             continue
         values = batch[name].to_numpy(zero_copy_only=False)
         if name == "event_time":
-            divisor = 1e6 if values.dtype.kind == "i" else _PER_SECOND[unit]
-            arrays["time"] = values.astype(np.float64) / divisor
+            arrays["time"] = values.astype(np.float64) / _PER_SECOND[unit]
         else:
             arrays[name] = values
     return arrays, begins

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from unrolled.data.log import EventType, LogColumns
 from unrolled.data.missing import Kind
+from unrolled.data.time_format import CALENDAR_DIGITS, iso_text
 
 LARGEST = "1.7976931348623157e308"
 EXACT = {"FLOAT": 2**24, "DOUBLE": 2**53}
@@ -31,6 +32,11 @@ ISO_8601 = (
 )
 WHOLE = r"^(-?(?:0|[1-9][0-9]*))([.]0+)?$"
 INTEGER = r"^[-+]?[0-9]+\z"
+WHOLE_TEXT = r"^[-+]?[0-9]+([.]0*)?\z"
+NAMED_ZONE = ":[0-9.]+ ?([-+][0-9]|[A-Za-z])"
+"""In a text that is a time: the zone, after the minutes or seconds."""
+ZONED = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS")
+NANOSECONDS = ("TIMESTAMP_NS", "TIMESTAMPTZ_NS")
 
 
 @dataclass(frozen=True)
@@ -68,14 +74,24 @@ class Clock:
     """How time and order are read, once the values have been looked at.
 
     Args:
-        time: `number` or `timestamp`; None without a time.
-        unit: Of numbers.
+        time: `number`, `integer` (exact beyond 2^53, too), `timestamp`, or `format` for digits and
+            texts in a format of their own; None without a time.
+        unit: Of the time as the stream has it.
+        format: Of the times, for `format`.
         order: How the order column is compared; None where events are ordered by time.
     """
 
-    time: Literal["number", "timestamp"] | None = None
+    time: Literal["number", "integer", "timestamp", "format"] | None = None
     unit: Literal["s", "ms", "us", "ns"] = "s"
-    order: Literal["integer", "number", "timestamp", "as it is"] | None = None
+    format: str | None = None
+    order: Literal["integer", "number", "timestamp", "nanoseconds", "as it is"] | None = None
+
+    @property
+    def spelling(self) -> str | None:
+        """How times are written: the unit of numbers, the format, or `timestamp`."""
+        if self.time == "format":
+            return self.format
+        return self.time if self.time in ("timestamp", None) else self.unit
 
 
 def quoted(name: str) -> str:
@@ -104,6 +120,22 @@ def number(column: Column, decimal: str = ".") -> str:
     return f"CASE WHEN abs({value}) <= {LARGEST} THEN {value} END"
 
 
+def integer(column: Column) -> str:
+    """A column as int64; NULL where it is no whole number, or a larger one.
+
+    A number or text with the fraction .0, which pandas adds where a value is missing, is whole.
+    """
+    if column.kind == "integer":
+        return f"CAST({column.at} AS BIGINT)"
+    if column.kind == "float":
+        whole = f"abs({column.at}) < {EXACT['DOUBLE']} AND {column.at} = floor({column.at})"
+        return f"CASE WHEN {whole} THEN CAST({column.at} AS BIGINT) END"
+    whole = f"regexp_matches({column.at}, {literal(WHOLE_TEXT)})"
+    return (
+        f"CASE WHEN {whole} THEN TRY_CAST(regexp_replace({column.at}, '[.]0*$', '') AS BIGINT) END"
+    )
+
+
 def microseconds(column: Column) -> str:
     """A column of timestamps, or of text that holds them, as microseconds since 1970 UTC.
 
@@ -114,6 +146,27 @@ def microseconds(column: Column) -> str:
         is_time = f"regexp_matches({column.at}, {literal(ISO_8601)})"
         return f"CASE WHEN {is_time} THEN epoch_us(TRY_CAST({column.at} AS TIMESTAMPTZ)) END"
     return f"epoch_us({column.at})"
+
+
+def nanoseconds(column: Column) -> str:
+    """The same in nanoseconds, of timestamps that have them."""
+    if column.kind != "text":
+        return f"epoch_ns({column.at})"
+    digits = f"rpad(regexp_extract({column.at}, '[.][0-9]{{6}}([0-9]{{1,3}})', 1), 3, '0')"
+    return f"{microseconds(column)} * 1000 + CAST({digits} AS BIGINT)"
+
+
+def formatted(column: Column, form: str) -> Column:
+    """A column whose times are in a format, as a column of text in ISO 8601."""
+    if column.kind == "timestamp":
+        return column
+    text = column.at
+    if column.kind != "text":
+        text = f"CAST({integer(column)} AS VARCHAR)"
+    elif form in CALENDAR_DIGITS:
+        text = f"coalesce(CAST({integer(column)} AS VARCHAR), {column.at})"
+    digits = column.kind in ("integer", "float")
+    return replace(column, at=iso_text(text, form, digits=digits), kind="text")
 
 
 def word(column: Column) -> str:
@@ -142,10 +195,10 @@ def ordered_query(columns: LogColumns, given: Given, clock: Clock) -> str:
     joins = []
     order = "e.source_row"
     if columns.time is not None:
-        select.append(f"{_time(of[columns.time], clock)} AS event_time")
+        select.append(f"{_time(of[columns.time], clock, columns.time_zone)} AS event_time")
         order = "event_time, e.source_row"
     if columns.own_order is not None:
-        select.append(f"{_order(of[columns.own_order], clock)} AS event_order")
+        select.append(f"{_order(of[columns.own_order], clock, columns)} AS event_order")
         order = "event_order, e.source_row"
     kept = ""
     if columns.used_type is not None:
@@ -221,16 +274,39 @@ def _id_text(value: str) -> str:
     return rf"regexp_replace(CAST({value} AS VARCHAR), '^(-?[0-9]+)[.]0+$', '\1')"
 
 
-def _time(column: Column, clock: Clock) -> str:
-    return number(column) if clock.time == "number" else microseconds(column)
-
-
-def _order(column: Column, clock: Clock) -> str:
-    if clock.order == "integer":
-        return f"TRY_CAST({column.at} AS BIGINT)"
-    if clock.order == "number":
+def _time(column: Column, clock: Clock, zone: str) -> str:
+    if clock.time == "integer":
+        return integer(column)
+    if clock.time == "number":
         return number(column)
-    return microseconds(column) if clock.order == "timestamp" else column.at
+    if clock.time == "format":
+        assert clock.format is not None
+        column = formatted(column, clock.format)
+    return _stamp(column, clock.unit == "ns", zone)
+
+
+def _order(column: Column, clock: Clock, columns: LogColumns) -> str:
+    if clock.order == "integer":
+        return integer(column)
+    if clock.order == "number":
+        return number(column, columns.decimal)
+    if clock.order in ("timestamp", "nanoseconds"):
+        return _stamp(column, clock.order == "nanoseconds", columns.time_zone)
+    return column.at
+
+
+def _stamp(column: Column, fine: bool, zone: str) -> str:
+    """Microseconds or nanoseconds since 1970 UTC, of times that may be those of a zone."""
+    value = nanoseconds(column) if fine else microseconds(column)
+    if zone == "UTC" or column.type in ZONED:
+        return value
+    whole = microseconds(column)
+    moved = f"(epoch_us(timezone({literal(zone)}, make_timestamp({whole}))) - {whole})"
+    moved = f"{value} + {moved}{' * 1000' if fine else ''}"
+    if column.kind != "text":
+        return moved
+    named = f"regexp_matches({column.at}, {literal(NAMED_ZONE)})"
+    return f"CASE WHEN {named} THEN {value} ELSE {moved} END"
 
 
 def doubled_labels_query(labels: Column) -> str:
