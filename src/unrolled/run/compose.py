@@ -20,6 +20,7 @@ from unrolled.errors import UserError, did_you_mean
 from unrolled.run.check import check, with_defaults
 from unrolled.run.conf import PRIMARY, conf_dir, search_path
 from unrolled.run.origins import Origins
+from unrolled.run.other_choices import without_others
 from unrolled.run.overrides import CommandLine
 from unrolled.run.typed_paths import for_hydra
 
@@ -89,10 +90,16 @@ def finish(
 ) -> Composed:
     """Resolve, complete and check."""
     choices = {g: c for g, c in choices.items() if not g.startswith("hydra/")}
-    origin = Origins(line, choices, search_path(line.config_dir))
+    folders = search_path(line.config_dir)
+    origin = Origins(line, choices, folders)
     try:
         allowed = frozenset(line.allowed)
-        filled = with_defaults(OmegaConf.to_container(cfg, resolve=False), allowed)
+        composed = OmegaConf.to_container(cfg, resolve=False)
+        assert isinstance(composed, dict)
+        own = without_others(
+            {str(k): v for k, v in composed.items()}, choices, set(line.values), folders, allowed
+        )
+        filled = with_defaults(own, allowed)
         plain = OmegaConf.to_container(OmegaConf.create(filled), resolve=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"

@@ -184,22 +184,29 @@ def _visit(name: str) -> griffe.Module | None:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return None
-    if spec is None or spec.origin is None:
+    if spec is None:
         return None
-    path = Path(spec.origin)
+    path = None if spec.origin is None else Path(spec.origin)
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     for part in rest:
-        folder = path.parent
-        if path.name != "__init__.py":
-            return None
-        path = folder / part / "__init__.py"
-        if not path.is_file():
-            path = folder / f"{part}.py"
-    if not path.is_file():
+        path, folders = _below(folders, part)
+    if path is None or not path.is_file():
         return None
     try:
         return griffe.visit(name, path, path.read_text())
     except (SyntaxError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: can't be read as Python: {error}") from error
+
+
+def _below(folders: list[Path], name: str) -> tuple[Path | None, list[Path]]:
+    """The file of a module in a package's folders, and its own folders, as Python finds them."""
+    for folder in folders:
+        if (init := folder / name / "__init__.py").is_file():
+            return init, [init.parent]
+        if (file := folder / f"{name}.py").is_file():
+            return file, []
+    # Without an __init__.py it is a namespace, which has no file.
+    return None, [inner for folder in folders if (inner := folder / name).is_dir()]
 
 
 def find_object(target: str, depth: int = 0) -> griffe.Object:
