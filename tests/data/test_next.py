@@ -115,12 +115,12 @@ def test_the_time_of_the_next_event_can_not_be_asked_where_time_goes_back(tmp_pa
 def _one_event_log(folder: Path, lengths: dict[str, int], item: str = "b") -> EventLog:
     """Ten sessions a split, of some events each; those that validate and test have only `item`."""
     rows = [
-        (f"{split} {i}", 100 * i + k, "ab"[k % 2] if split == "train" else item, split)
+        (f"{split} {i}", 100 * i + k, "ab"[k % 2] if split == "train" else item, split, i % 2)
         for split, length in lengths.items()
         for i in range(10)
         for k in range(length)
     ]
-    columns = zip(("visit", "at", "item", "part"), zip(*rows, strict=True), strict=True)
+    columns = zip(("visit", "at", "item", "part", "buys"), zip(*rows, strict=True), strict=True)
     write_table(pa.table(dict(columns)), folder / "log.parquet")
     return EventLog(
         path=folder / "log.parquet", sequence="visit", time="at", item="item", split="part"
@@ -136,7 +136,7 @@ def test_sequences_after_whose_only_event_nothing_comes_are_refused(
     log = replace(_one_event_log(tmp_path, lengths, item="a"), event_type="item")
     data = EventData(log, tmp_path / "stores", target=target)
     with pytest.raises(UserError) as refused:
-        data.require_targets(("train", "val", "test"))
+        data.require_usable(("train", "val", "test"))
     assert refused.value.problems == (
         f"data.target={target}: all 10 sequences of the split '{split}' have one event, so nothing "
         "comes next and there is nothing to predict. Look at data.source.sequence=visit, which "
@@ -144,7 +144,7 @@ def test_sequences_after_whose_only_event_nothing_comes_are_refused(
         "the split",
     )
     # What is not asked for need not be there.
-    data.require_targets([s for s in ("train", "val", "test") if s != split])  # type: ignore[misc]
+    data.require_usable([s for s in ("train", "val", "test") if s != split])  # type: ignore[misc]
 
 
 def test_next_items_that_training_never_has_are_refused(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_next_items_that_training_never_has_are_refused(tmp_path: Path) -> None:
         hpo_val=0.5,
     )  # fmt: skip
     with pytest.raises(UserError) as refused:
-        data.require_targets(("train", "val", "test"))
+        data.require_usable(("train", "val", "test"))
     assert [problem.partition(":")[2] for problem in refused.value.problems] == [
         f" what comes next in '{name}' is never a value of 'item' that training has, so there is "
         "nothing to predict; give training more of the log, or split it another way"
@@ -163,5 +163,5 @@ def test_next_items_that_training_never_has_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_label_is_a_target_also_of_one_event(tmp_path: Path) -> None:
-    log = _one_event_log(tmp_path, {"train": 1, "val": 1, "test": 1})
-    EventData(log, tmp_path / "stores", target="label").require_targets(("train", "val", "test"))
+    log = replace(_one_event_log(tmp_path, {"train": 1, "val": 1, "test": 1}), label="buys")
+    EventData(log, tmp_path / "stores", target="label").require_usable(("train", "val", "test"))

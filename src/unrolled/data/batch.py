@@ -70,6 +70,9 @@ class SequenceBatch:
             sequence this row goes on with, or -1 where a sequence starts; None where batches have
             nothing to do with each other.
         packed: Whether the steps are packed.
+        step_weight: Multiplies the loss of the whole global batch, all ranks alike. Batches of long
+            sequences have fewer of them; weighted by their number each sequence counts as it would
+            among ordinary ones.
     """
 
     features: dict[str, Tensor]
@@ -79,6 +82,7 @@ class SequenceBatch:
     weight: float = 1.0
     continues: Tensor | None = None
     packed: bool = False
+    step_weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -101,4 +105,5 @@ class SequenceBatch:
             self.weight,
             self.continues,
             self.packed,
+            self.step_weight,
         )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from unrolled.data.batch import SequenceBatch
+from unrolled.data.long_sequences import long_batches
 from unrolled.errors import UserError
 
 
@@ -37,6 +38,13 @@ class Source(Protocol):
         ...
 
 
+class SizedSource(Source, Protocol):
+    """Sequences of known lengths."""
+
+    lengths: Tensor
+    """`[sequence]`, int64, on the CPU."""
+
+
 class PackedSource(Source, Protocol):
     """Sequences that can be gathered without padding."""
 
@@ -48,6 +56,8 @@ class PackedSource(Source, Protocol):
         ...
 
 
+CELLS = 2**18
+"""Steps of a padded batch with its padding, at most, where nothing else is said."""
 AT_ONCE = 16
 """Batches that are gathered together where that is faster, which for small ones it is."""
 
@@ -189,7 +199,12 @@ class WholeSequences(Loader):
                 continue
             batch = next(taken)
             batch.weight = len(indices) * self.num_ranks / (b - a)
+            batch.step_weight = self.step_weight(b - a)
             yield batch
+
+    def step_weight(self, size: int) -> float:
+        """How much a batch of `size` sequences counts beside the others."""
+        return 1.0
 
 
 class BatchLoader(WholeSequences):
@@ -198,9 +213,16 @@ class BatchLoader(WholeSequences):
     An epoch is cut into `ceil(n / batch_size)` batches whose sizes differ by at most one, so there
     is no small last batch with a noisy gradient.
 
+    Sequences so long that a full batch of them would have more than `most_cells` steps make
+    batches of their own, as many together as there is room for; others fill up the last of these. A
+    batch counts in proportion to its sequences: each of them counts alike. Where no sequence is so
+    long, nothing differs from a loader without the limit.
+
     Args:
         source: Where the sequences are.
         batch_size: Sequences of a global batch, all ranks together; at most.
+        most_cells: Steps of a global batch with its padding, at most, unless a single sequence is
+            longer; None sets no limit, nor has a source without `lengths` one.
         shuffle: A new order each epoch, a function of `(seed, epoch)` alone.
         seed: Of the order.
         rank: This process.
@@ -211,6 +233,7 @@ class BatchLoader(WholeSequences):
         self,
         source: Source,
         batch_size: int,
+        most_cells: int | None = None,
         *,
         shuffle: bool = False,
         seed: int = 0,
@@ -219,12 +242,35 @@ class BatchLoader(WholeSequences):
     ) -> None:
         super().__init__(source, shuffle=shuffle, seed=seed, rank=rank, num_ranks=num_ranks)
         self.batch_size = batch_size
-        self.num_batches = -(-len(source) // batch_size)
+        self.most_cells = most_cells
+        self._width: Tensor | None = None
+        long_ends = [0]
+        lengths: Tensor | None = getattr(source, "lengths", None)
+        longest = 0 if lengths is None or not len(lengths) else int(lengths.max())
+        if most_cells is not None and lengths is not None and longest * batch_size > most_cells:
+            self._width, long_ends = long_batches(lengths, batch_size, most_cells)
+        rest = len(source) - long_ends[-1]
+        batches = -(-rest // batch_size)
+        ends = long_ends[-1] + torch.arange(batches + 1) * rest // max(batches, 1)
+        cut = torch.cat([torch.tensor(long_ends[:-1], dtype=torch.int64), ends])
+        self._cut = torch.stack([cut[:-1], cut[1:]], 1)
+        self.num_batches = len(self._cut)
 
     def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Nearly equal parts of the order."""
-        ends = torch.arange(self.num_batches + 1) * len(self.source) // max(self.num_batches, 1)
-        return self.order(epoch), torch.stack([ends[:-1], ends[1:]], 1)
+        """Nearly equal parts of the order; batches of long sequences come at random among them."""
+        order = self.order(epoch)
+        if self._width is None:
+            return order, self._cut
+        order = order[self._width[order].argsort(stable=True, descending=True)]
+        if not self.shuffle:
+            return order, self._cut
+        # Other numbers than those of the order, which has them from the same start.
+        random = self.random(-1 - epoch)
+        return order, self._cut[torch.randperm(self.num_batches, generator=random)]
+
+    def step_weight(self, size: int) -> float:
+        """The share of the mean batch: as the loss is a mean, each sequence then counts alike."""
+        return 1.0 if self._width is None else size * self.num_batches / len(self.source)
 
     def require_shares(self) -> None:
         """Each batch has a sequence for each process.
@@ -232,12 +278,20 @@ class BatchLoader(WholeSequences):
         Raises:
             UserError: When one has not.
         """
-        if len(self.source) < self.num_ranks * len(self):
+        smallest = int(self._cut.diff(dim=1).min()) if self.num_batches else self.num_ranks
+        if smallest >= self.num_ranks:
+            return
+        if self._width is not None:
             raise UserError(
-                f"data.batch_size={self.batch_size} cuts the {len(self.source)} training "
-                f"sequences into {len(self)} batches, too small for {self.num_ranks} processes; "
-                f"make it at least {self.num_ranks} and use no more processes than sequences"
+                f"data.cells_per_batch={self.most_cells} has room for {smallest} of the longest "
+                f"sequences, of up to {int(self._width.max()):,} events, too few for "
+                f"{self.num_ranks} processes; cut them by data.source.max_length, or make it larger"
             )
+        raise UserError(
+            f"data.batch_size={self.batch_size} cuts the {len(self.source)} training "
+            f"sequences into {len(self)} batches, too small for {self.num_ranks} processes; "
+            f"make it at least {self.num_ranks} and use no more processes than sequences"
+        )
 
 
 class PackedLoader(BatchLoader):

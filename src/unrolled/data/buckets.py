@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
-from unrolled.data.batching import Source, WholeSequences
+from unrolled.data.batching import SizedSource, WholeSequences
+from unrolled.data.long_sequences import WIDTH
 from unrolled.errors import UserError
-
-WIDTH = 0.1
-"""Lengths of a bucket differ by at most this share of the shortest."""
-
-
-class SizedSource(Source, Protocol):
-    """Sequences of known lengths."""
-
-    lengths: Tensor
-    """`[sequence]`, int64, on the CPU."""
 
 
 class BucketedLoader(WholeSequences):

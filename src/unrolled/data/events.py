@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -15,7 +15,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from unrolled.data.account import tell_of_query
-from unrolled.data.batching import Loader, PackedLoader, Source
+from unrolled.data.batching import CELLS, Loader, PackedLoader, Source
 from unrolled.data.buckets import BucketedLoader
 from unrolled.data.engines import EngineName
 from unrolled.data.log import EventLog, Table
@@ -59,6 +59,9 @@ class EventData(SequenceData):
             `bucketed`, else packed.
         events_per_batch: Steps of a `bucketed` batch, over all processes and with its padding, at
             most.
+        cells_per_batch: Steps of a `random` batch, over all processes and with its padding, at
+            most: longer sequences make smaller batches of their own, in which each counts as in any
+            other. No sequence may be longer, whatever the batching, but in streams.
         bptt: Steps of a window of `stream`: gradients end at its beginning.
         placement: Where the events lie: on `disk`, memory-mapped; in `memory`; or on the `device`
             that trains, where batches are gathered then. `auto` takes the device where it is a GPU
@@ -86,6 +89,7 @@ class EventData(SequenceData):
         seed: int = 0,
         batching: Batching = "random",
         events_per_batch: PositiveInt = 2048,
+        cells_per_batch: PositiveInt = CELLS,
         bptt: PositiveInt = 20,
         placement: Placement = "auto",
         memory_limit: str | None = None,
@@ -102,6 +106,7 @@ class EventData(SequenceData):
             )
         self.batching: Batching = batching
         self.events_per_batch = events_per_batch
+        self.cells_per_batch: int = cells_per_batch
         self.bptt = bptt
         self.placement: Placement = placement
         self.log_source = source
@@ -218,12 +223,15 @@ class EventData(SequenceData):
             return StreamLoader(placed, self.bptt, self.batch_size, **sharding)
         return PackedLoader(placed, self.size(train, sharding["num_ranks"]), **sharding)
 
-    def require_targets(self, splits: Sequence[Split]) -> None:
-        """Refuse splits of one-event sequences, after which nothing comes, and of unknown items.
+    def require_usable(self, splits: Sequence[Split]) -> None:
+        """Refuse splits without anything to predict, and sequences too long for any batch.
 
         Raises:
-            UserError: When a split that has sequences has nothing to predict.
+            UserError: When a split has only one-event sequences, after which nothing comes, or only
+                items that training never has; or a sequence is longer than `cells_per_batch`.
         """
+        for split in splits:
+            self._require_room(self.source(split), partial(self.sequence_ids, split))
         if self.target == "label":
             return
         described = self._meta["description"]
@@ -254,6 +262,25 @@ class EventData(SequenceData):
             ]
         if problems:
             raise UserError(*problems)
+
+    def _require_room(self, source: JaggedSequences, ids: Callable[[], pa.Array]) -> None:
+        """Refuse a sequence that would take a batch of its own and more.
+
+        Raises:
+            UserError: When there is one.
+        """
+        longest = int(source.lengths.max()) if len(source) else 0
+        if longest <= self.cells_per_batch or self.batching == "stream":
+            return
+        described = self._meta["description"]
+        key = described["sequence"] or described["user"]
+        name = str(ids()[int(source.lengths.argmax())].as_py())
+        raise UserError(
+            f"{key} {name!r} has {longest:,} events, more "
+            f"than data.cells_per_batch={self.cells_per_batch:,}, to which memory is bounded. Set "
+            "data.source.max_length to keep the last events of each sequence, cut it by "
+            "data.source.session_gap, or raise the bound"
+        )
 
     def _count(self, split: Split) -> int:
         """Sequences of a split, those without a target among them."""
@@ -324,6 +351,7 @@ class EventData(SequenceData):
         # Without targets every event is a step: what comes after the last one is asked, too.
         source = JaggedSequences.from_table(encoded, self.schema)
         ids = encoded["id"].take(pa.array(source.rows.numpy()))
+        self._require_room(source, lambda: ids)
         return pa.table({columns.key: ids}), source
 
     def save_schema(self, directory: Path) -> None:

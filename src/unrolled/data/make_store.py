@@ -22,11 +22,11 @@ from unrolled.data.check_store import FORMAT_VERSION
 from unrolled.data.files import Digests
 from unrolled.data.label_log import SPLITS, check_label_rows, check_target, labels
 from unrolled.data.log import LogColumns, description_json
+from unrolled.data.odd_sequences import far_longer, sorted_ties
 from unrolled.data.read_log import OpenedLog
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
 from unrolled.data.sequences import Integers, Sequences
 from unrolled.data.split_log import splits
-from unrolled.data.ties import sorted_ties
 from unrolled.data.words import ValueType, value_type
 from unrolled.data.write_store import Encode, list_batch, write_arrow, write_columns
 
@@ -57,6 +57,7 @@ class Store:
             order = order[found.alive[order]]
             check_splits(found, split, label, columns, log.labels_where)
         warnings = odd_splits(found, split, label, columns)
+        warnings += far_longer(found, columns)
         if columns.item is not None and "same_order" in found.spool:
             warnings += sorted_ties(found, columns, log.words["category_0"])
         order = np.concatenate([order[split[order] == index] for index in range(len(SPLITS))])

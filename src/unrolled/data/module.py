@@ -38,6 +38,8 @@ class SequenceData(lightning.LightningDataModule, ABC):
             end of a run, under `hpo_val/`.
     """
 
+    cells_per_batch: int | None = None
+    """Steps of a padded batch with its padding, at most; None sets no limit."""
     with_tests = True
     """Whether `test_sources` has the test sets; else only what configurations are chosen by."""
 
@@ -129,11 +131,11 @@ class SequenceData(lightning.LightningDataModule, ABC):
             UserError: When they do.
         """
 
-    def require_targets(self, splits: Sequence[Split]) -> None:
-        """Refuse splits in which there is nothing to predict, before any time is spent on training.
+    def require_usable(self, splits: Sequence[Split]) -> None:
+        """Refuse data that can't be trained or tested on, before any time is spent.
 
         Raises:
-            UserError: When a split that has sequences has no target.
+            UserError: When there is nothing to train on.
         """
         if "train" in splits and not len(self.source("train")):
             raise UserError("data: there is no training sequence")
@@ -201,7 +203,8 @@ class SequenceData(lightning.LightningDataModule, ABC):
             train: Whether to train on them, or to judge.
             **sharding: The further arguments of each loader: order, seed and ranks.
         """
-        return BatchLoader(source, self.size(train, sharding["num_ranks"]), **sharding)
+        size = self.size(train, sharding["num_ranks"])
+        return BatchLoader(source, size, self.cells_per_batch, **sharding)
 
     def size(self, train: bool, num_ranks: int) -> int:
         """Sequences of a batch."""

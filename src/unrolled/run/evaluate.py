@@ -63,7 +63,7 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
     experiment, data, task = load_run(config, run, checkpoint)
     if not any(o.lstrip("+").startswith("data.source") for o in overrides):
         data.require_unchanged()
-    data.require_targets(["test"])
+    data.require_usable(["test"])
     limits = {k: v for k, v in experiment.trainer.items() if k in ("limit_test_batches",)}
     trainer = lightning.Trainer(
         accelerator=experiment.trainer.get("accelerator", "auto"),

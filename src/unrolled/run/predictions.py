@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from unrolled.data.batching import BatchLoader, Source
+from unrolled.data.batching import CELLS, BatchLoader, Source
 from unrolled.data.module import SequenceData, Split
 from unrolled.data.streams import StreamLoader
 from unrolled.errors import TrainingError, UserError
@@ -98,7 +98,9 @@ def predict_source(
     task.eval()
     parts: dict[str, list[pa.Array]] = {}
     finite = FiniteOutputs(task)
-    for batch in BatchLoader(source, batch_size):
+    order: list[Tensor] = []
+    for batch in BatchLoader(source, batch_size, CELLS):
+        order.append(batch.ids.cpu())
         columns = task.target_columns(batch.targets) if targets else {}
         predicted = task.predict_batch(batch.to(task.device))
         for values in predicted.values():
@@ -108,7 +110,10 @@ def predict_source(
     task.train(was_training)
     if (error := finite.close(len(source))) is not None:
         raise error
-    return pa.table({name: pa.chunked_array(arrays) for name, arrays in parts.items()})
+    table = pa.table({name: pa.chunked_array(arrays) for name, arrays in parts.items()})
+    # Long sequences came first.
+    places = torch.cat(order).argsort()
+    return table if bool(places.diff().eq(1).all()) else table.take(pa.array(places.numpy()))
 
 
 def _column(values: Tensor, lengths: Tensor) -> pa.Array:

@@ -145,7 +145,7 @@ def build_experiment(
 ) -> tuple[SequenceData, SequenceTask]:
     """The data module and the task, the weights at their start."""
     data = experiment.build_data()
-    data.require_targets(("train", "val", "test") if experiment.test else ("train", "val"))
+    data.require_usable(("train", "val", "test") if experiment.test else ("train", "val"))
     return data, experiment.build_task(data)
 
 

@@ -192,13 +192,14 @@ class SequenceTask(lightning.LightningModule, ABC):
             scale: float = self.trainer.world_size * self.trainer.accumulate_grad_batches
         else:
             loss = losses.mean()
-            scale = batch.weight
+            scale = batch.weight * batch.step_weight
         # Gradients are averaged over the processes: each part counts by its share of the sequences.
         if scale != 1.0:
             loss = loss * scale
         for regularizer in self.regularizers:
             # Penalties are means, whatever becomes of the losses.
-            loss = loss + batch.weight * regularizer(batch.pad(encoded), batch.lengths)
+            penalty = regularizer(batch.pad(encoded), batch.lengths)
+            loss = loss + batch.weight * batch.step_weight * penalty
         # `self.log` costs as much as a small model's forward pass: sum here, log every k steps.
         self._unlogged.add(loss.detach())
         return loss

@@ -15,6 +15,8 @@ from unrolled.tasks.events_seen import first_events
 
 BATCH_SIZE = 4_096
 """Sequences whose features are computed at a time."""
+CELLS = 1_024 * BATCH_SIZE
+"""Their events with the padding, at most."""
 
 
 def installed() -> bool:
@@ -31,7 +33,7 @@ def table(data: SequenceData, split: Split, count: int | None) -> tuple[np.ndarr
         count: How many events are seen of each sequence; None for all.
     """
     features, labels = [], []
-    for batch in BatchLoader(data.source(split), BATCH_SIZE):
+    for batch in BatchLoader(data.source(split), BATCH_SIZE, CELLS):
         seen = batch if count is None else first_events(batch, count)
         features.append(session_features(seen, data.schema))
         labels.append(batch.targets)

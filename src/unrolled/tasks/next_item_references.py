@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from unrolled.data.batch import has_target
-from unrolled.data.batching import BatchLoader, Source
+from unrolled.data.batching import CELLS, BatchLoader, Source
 from unrolled.data.module import SequenceData
 from unrolled.data.schema import PADDING_ID, UNKNOWN_ID
 from unrolled.metrics.ranking import Ties, rank_in_chunks
@@ -83,7 +83,7 @@ class NextItemReferences:
 
     def _queries(self, source: Source) -> Any:
         """Of a batch's steps the last events, `[query, RECENT]`, newest last, and the targets."""
-        for batch in BatchLoader(source, _BATCH):
+        for batch in BatchLoader(source, _BATCH, CELLS):
             items = batch.features[self.item].long().cpu()
             windows = F.pad(items, (RECENT - 1, 0)).unfold(1, RECENT, 1)
             present = has_target(batch.targets.cpu())
@@ -94,7 +94,7 @@ class NextItemReferences:
         """All events of the training sessions: items and sessions, in order."""
         items, sessions = [], []
         source = self.data.source("train")
-        for batch in BatchLoader(source, _BATCH):
+        for batch in BatchLoader(source, _BATCH, CELLS):
             values, targets = batch.features[self.item].long().cpu(), batch.targets.cpu()
             present = has_target(targets)
             whole = torch.cat([values[:, :1], targets.where(present, 0)], 1)

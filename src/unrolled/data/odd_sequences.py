@@ -1,4 +1,4 @@
-"""Events of one time that are sorted by their item: a model of the next item learns the sort."""
+"""Sequences that hardly mean what was wanted: one far too long, events sorted by their item."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from unrolled.data.log import LogColumns
 from unrolled.data.sequences import Integers, Piece, Sequences
 from unrolled.data.sql import quoted
 
+LONG = 2048
+"""Shorter sequences are nothing special."""
+FAR_LONGER = 50
+"""How many times the mean length a sequence has that is told."""
 LEAST_PAIRS = 100
 """Pairs of neighbours of one time and two items, below which nothing is said."""
 LEAST_SHARE = 0.05
@@ -20,6 +24,20 @@ LEAST_SHARE = 0.05
 SORTED = 0.9
 """Share of them that rises (or falls) from which they are called sorted; of baskets in the order of
 the till it is about a half."""
+
+
+def far_longer(found: Sequences, columns: LogColumns) -> list[str]:
+    """A message where the longest sequence that is kept is far longer than the mean."""
+    longest = int(found.kept.argmax())
+    events, mean = int(found.kept[longest]), float(found.kept[found.alive].mean())
+    if events < LONG or events < FAR_LONGER * mean:
+        return []
+    return [
+        f"{columns.key} {found.id_of(longest)!r} has {events:,} events, the mean is {mean:,.1f}: "
+        "perhaps no visitor but a program, or several in one. data.source.max_length=N keeps the "
+        "last N events of each sequence; data.batching=bucketed pads a sequence to others of its "
+        "length only"
+    ]
 
 
 def sorted_ties(found: Sequences, columns: LogColumns, words: pa.Array) -> list[str]:
