@@ -61,7 +61,7 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
 def test_the_section_on_own_parts_works_to_the_letter(typed: list[str]) -> None:
     config = compose(read_command_line(typed)).config
     assert config["model"] == {"_target_": "my_models.encoders.Mine", "width": 32}
-    with pytest.raises(UserError, match="model.hidden_size: Mine has no 'hidden_size'; choose"):
+    with pytest.raises(UserError, match=r"model.hidden_size: Mine has no 'hidden_size'; choose"):
         compose(read_command_line([*typed, "model.hidden_size=3"]))
 
 
@@ -81,7 +81,7 @@ def test_a_sweep_over_an_own_model_and_a_shipped_one_is_checked_and_run(
     for values in grid(sweep):
         run = Run(tmp_path / str(values["model"]), *sweep.arguments(values), *small)
         run.fit()
-        built.append((type(run.task.encoder).__name__, run.task.encoder.output_size))
+        built.append((type(run.task.model.encoder).__name__, run.task.model.encoder.output_size))
     assert built == [("Mine", 8), ("LSTM", 24)]
 
 

@@ -85,8 +85,9 @@ def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     result = dict(one)
     for key, value in other.items():
         below = result.get(key)
-        both = isinstance(below, dict) and isinstance(value, dict)
-        result[key] = _merged(below, value) if both else value
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _merged(below, value)
+        result[key] = value
     return result
 
 
