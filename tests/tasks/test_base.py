@@ -151,8 +151,6 @@ def test_the_directions_of_bitcount_are_all_down() -> None:
 def test_the_directions_of_purchase_intent_are_up_for_ranking_and_down_for_calibration() -> None:
     assert make_task(PurchaseIntent, BinaryHead(4)).metric_direction() == {
         **dict.fromkeys(["auroc", "average_precision"], "max"),
-        **{f"{name}@{n}": "max" for name in ("auroc", "average_precision")
-           for n in (1, 2, 3, 5, 10, 20)},
         **{f"{name}{scaled}": "min" for name in ("log_loss", "brier", "calibration_error")
            for scaled in ("", "_scaled")},
     }  # fmt: skip

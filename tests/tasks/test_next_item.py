@@ -17,6 +17,7 @@ from unrolled.data.batch import NO_TARGET, SequenceBatch
 from unrolled.data.events import EventData
 from unrolled.data.log import EventLog
 from unrolled.errors import UserError
+from unrolled.metrics.ranking import rank, top_items
 from unrolled.models.catalogue import SoftmaxHead
 from unrolled.models.embedding import EventEmbedding
 from unrolled.models.head import ClassificationHead
@@ -263,3 +264,59 @@ def test_what_does_not_fit_is_refused(data: EventData) -> None:
         future.check_schema(schema)
     with pytest.raises(UserError, match=r"set data\.target=next_item and data\.source\.item"):
         make(data).check_schema(type(schema)(schema.features, 2))
+
+
+def test_references_of_many_targets_are_of_a_sample_that_is_told(data: EventData) -> None:
+    whole, task = make(data), make(data)
+    size = task.head.num_classes
+    task.reference_scores = 20 * size
+    told: list[tuple[str, int, int]] = []
+    task.tell = lambda *progress: told.append(progress)
+    assert "references" not in whole.protocol()
+    total = len(data.source("test").targets())
+    everything, some = whole.references(data), task.references(data)
+    assert "references" not in whole.protocol()
+    assert task.protocol()["references"] == (
+        f"a sample of 20 of the {total} targets of test (task.reference_scores={20 * size})"
+    )
+    for name, found in some.items():
+        assert found["test/targets"] + found["test/unseen_targets"] == 20
+        assert found != everything[name]
+        assert (f"reference {name.replace('_', ' ')}, test targets", 20, 20) in told
+    assert make_again(data, 20 * size).references(data) == some
+    # One list for all targets costs nothing.
+    assert task.trivial_scores(data) == whole.trivial_scores(data)
+    task.reference_scores = total * size
+    task._known = None
+    assert task.references(data) == everything
+
+
+def make_again(data: EventData, scores: int) -> NextItem:
+    task = make(data)
+    task.reference_scores = scores
+    return task
+
+
+def test_neighbours_score_the_same_without_a_product_of_sparse_matrices(
+    data: EventData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for sparse in (torch.backends.mkl.is_available(), False):  # type: ignore[no-untyped-call]
+        monkeypatch.setattr(next_item_references, "_SPARSE_PRODUCT", sparse)
+        task = make(data)
+        references = task._references(data)
+        source = data.source("test")
+        total = len(source.targets())
+        histories = torch.cat([h for h, _ in references._queries(source, total, total)])
+        found.append(references._session_knn(histories))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("ties", ["conservative", "optimistic", "mean"])
+def test_popular_items_are_ranked_as_their_scores_are(data: EventData, ties: Any) -> None:
+    references = NextItemReferences(data, {}, K, ties)
+    targets = torch.arange(2, references.num_items)
+    scores = references._counts.repeat(len(targets), 1)
+    found = references._popular(targets)
+    assert torch.equal(found.ranks, rank(scores, targets, ties))
+    assert torch.equal(found.top, top_items(scores, K))

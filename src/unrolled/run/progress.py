@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.utilities import rank_zero_only
 from pydantic import PositiveInt
+from rich.progress import Progress
 
-from unrolled.terminal import say
+from unrolled.terminal import Terminal, say
 
 
 class PlainProgress(Callback):
@@ -52,6 +53,42 @@ class PlainProgress(Callback):
         epoch = trainer.fit_loop.epoch_progress.current.ready
         say(f"step {steps}{of}  epoch {epoch}  {'  '.join(shown)}")
 
+    @rank_zero_only
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Print how far a long validation is."""
+        total = sum(map(int, trainer.num_val_batches))
+        self.tell(f"step {trainer.global_step}: validation, batch", batch_idx + 1, total)
+
+    @rank_zero_only
+    def on_test_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Print how far a long test is."""
+        counts = list(map(int, trainer.num_test_batches))
+        done = sum(counts[:dataloader_idx]) + batch_idx + 1
+        self.tell("test, batch", done, sum(counts))
+
+    @rank_zero_only
+    def tell(self, name: str, done: int, total: int) -> None:
+        """Print how far something is, unless a line was printed just now or it is over."""
+        if done < total and time.monotonic() - self.last >= self.seconds_between:
+            self.last = time.monotonic()
+            say(f"{name} {done:,} of {total:,}")
+
 
 class Bar(RichProgressBar):
     """Lightning's Rich bar, which says how many steps there are and does not draw too often.
@@ -66,12 +103,25 @@ class Bar(RichProgressBar):
     def __init__(self, refresh_every_n_steps: int) -> None:
         super().__init__(refresh_every_n_steps, theme=RichProgressBarTheme(metrics_format=".4g"))
         self._drawn = -float("inf")
+        self._other: Progress | None = None
 
     def refresh(self, hard: bool = False) -> None:
         """Draw, unless that was done just now."""
         if time.monotonic() - self._drawn >= self.SECONDS_BETWEEN_DRAWINGS:
             super().refresh(hard)
             self._drawn = time.monotonic()
+
+    @rank_zero_only
+    def tell(self, name: str, done: int, total: int) -> None:
+        """Draw how far something beside training, validation and test is; wipe it at its end."""
+        if self._other is None:
+            self._other = Progress(console=Terminal(), transient=True)
+            self._other.start()
+            self._task = self._other.add_task(name)
+        self._other.update(self._task, description=name, completed=done, total=total)
+        if done >= total:
+            self._other.stop()
+            self._other = None
 
     def _get_train_description(self, current_epoch: int) -> str:
         trainer = self.trainer

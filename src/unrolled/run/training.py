@@ -30,6 +30,7 @@ from unrolled.run.metrics_csv import MetricsCSV
 from unrolled.run.monitor import monitor_of, require_defined, undefined_apart
 from unrolled.run.numerics import deterministic_errors, numerics
 from unrolled.run.predictions import named, predict_split, tested
+from unrolled.run.progress import Bar, PlainProgress
 from unrolled.run.remarks import overfitting
 from unrolled.run.run_state import RunState, Unprofiled
 from unrolled.tasks.base import SequenceTask
@@ -61,6 +62,9 @@ def train(run: RunDirectory) -> None:
     if trainer.is_global_zero:
         run.write_json("environment.json", environment(trainer))
         data.save_schema(run.path / "schema")
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Set by a connector.
+        if isinstance(callback, Bar | PlainProgress):
+            task.tell = callback.tell
     began = time.monotonic()
     with interruption.training(), deterministic_errors():
         trainer.fit(task, datamodule=data, ckpt_path=_checkpoint(run, trainer), weights_only=True)

@@ -30,6 +30,7 @@ from unrolled.tasks.finite_outputs import FiniteOutputs, NotFiniteError
 from unrolled.tasks.judge import Judge, judge_constant
 from unrolled.tasks.running_mean import RunningMean
 from unrolled.tasks.targets import asked, judged, padded, trained_on
+from unrolled.tasks.telling import Tell, untold
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ class SequenceTask(lightning.LightningModule, ABC):
     """The validation metric that says which checkpoint is best."""
     mode: ClassVar[Literal["min", "max"]]
     """Whether less or more of it is better."""
+    tell: Tell = staticmethod(untold)
+    """Is told how far the references are."""
 
     def __init__(
         self,

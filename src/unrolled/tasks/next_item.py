@@ -32,7 +32,7 @@ from unrolled.models.readout import EveryStep
 from unrolled.models.sequence import SequenceModel
 from unrolled.tasks.base import SequenceTask
 from unrolled.tasks.judge import Judge
-from unrolled.tasks.next_item_references import NextItemReferences
+from unrolled.tasks.next_item_references import MOST_SCORES, NextItemReferences
 from unrolled.tasks.targets import flat_steps
 
 OF_ALL = "_all"
@@ -54,6 +54,8 @@ class NextItem(SequenceTask):
         ties: Where the target stands among items of the same score: behind them (`conservative`),
             before them, or in their middle.
         references: Whether to compute what methods without training score.
+        reference_scores: Scores that each of these methods makes for a test set, targets times
+            items; where that is not enough for all targets a sample of them is scored.
     """
 
     mode = "max"
@@ -67,10 +69,12 @@ class NextItem(SequenceTask):
         k: PositiveInt = 20,
         ties: Ties = "conservative",
         references: bool = True,
+        reference_scores: PositiveInt = MOST_SCORES,
     ) -> None:
         self.k = k
         self.ties: Ties = ties
         self.with_references = references
+        self.reference_scores = reference_scores
         self.main_metric = f"recall@{k}"
         self.monitor = f"val/recall@{k}"
         self._known: NextItemReferences | None = None
@@ -161,7 +165,14 @@ class NextItem(SequenceTask):
 
     def protocol(self) -> dict[str, str]:
         """What the metrics are metrics of."""
+        sampled = {} if self._known is None else self._known.sampled
+        references = "; ".join(
+            f"a sample of {some:,} of the {total:,} targets of {test} "
+            f"(task.reference_scores={self.reference_scores})"
+            for test, (some, total) in sampled.items()
+        )
         return {
+            **({"references": references} if references else {}),
             "positions": "every event after the first of each test session",
             "candidates": "all items of the training log, those of the session among them",
             "ties": self.ties,
@@ -204,7 +215,10 @@ class NextItem(SequenceTask):
 
     def _references(self, data: SequenceData) -> NextItemReferences:
         if self._known is None or self._known.data is not data:
-            self._known = NextItemReferences(data, self.metrics(), self.k, self.ties)
+            self._known = NextItemReferences(
+                data, self.metrics(), self.k, self.ties, self.reference_scores,
+                lambda *told: self.tell(*told),
+            )  # fmt: skip
         return self._known
 
 
