@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import signal
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,19 @@ def test_the_one_before_the_last_is_kept_and_no_more(folder: Path) -> None:
     steps = {p.stem: read_checkpoint(p)["global_step"] for p in folder.iterdir()}
     assert steps == {"best": 2, "last": 3, "previous": 2}
     assert to_go_on_from(folder) == (folder / "last.ckpt", None)
+
+
+def test_no_copy_of_a_checkpoint_is_made_in_memory(folder: Path) -> None:
+    whole = {"state_dict": {"weight": torch.arange(2e6)}}
+    tracemalloc.start()
+    try:
+        CheckpointFiles().save_checkpoint(whole, folder / "best.ckpt")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (folder / "best.ckpt").stat().st_size > 8e6
+    assert peak < 1e6
+    assert equal(read_checkpoint(folder / "best.ckpt"), whole)
 
 
 def test_what_is_truncated_is_always_noticed(folder: Path) -> None:

@@ -6,14 +6,13 @@ A checkpoint is a zip file as `torch.save` makes it, with a CRC-32 of each of it
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -45,15 +44,15 @@ class CheckpointFiles(TorchCheckpointIO):
             NotWrittenError: When the disk is full, or can't be written.
         """
         path = Path(path)
-        # In memory first: torch ends the process when it can't write to a file.
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        size = content.tell()
+        size = 0
         try:
             path.parent.mkdir(exist_ok=True)
             with written_beside(path, alone=True) as partial:
                 with partial.open("wb") as file:
-                    file.write(content.getbuffer())
+                    pieces = _Pieces(file)
+                    torch.save(checkpoint, pieces)  # type: ignore[arg-type]  # All that it calls.
+                    size = pieces.size
+                    pieces.raise_error()
                     file.flush()
                     os.fsync(file.fileno())
                 if path.name == LAST and path.exists():
@@ -73,6 +72,38 @@ class CheckpointFiles(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """The content of a checkpoint, without executing code in it; see `read_checkpoint`."""
         return read_checkpoint(Path(path))
+
+
+class _Pieces:
+    """Hands what torch writes to a file, and keeps the first error of the disk until torch is done.
+
+    torch ends the process when it can't write. A copy in memory would need as much of it as the
+    weights and the optimizer's state do.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.size = 0
+        self._file = file
+        self._error: OSError | None = None
+
+    def write(self, piece: bytes | memoryview) -> int:
+        """Write one piece, or only count it after an error."""
+        size = memoryview(piece).nbytes
+        self.size += size
+        if self._error is None:
+            try:
+                self._file.write(piece)
+            except OSError as error:
+                self._error = error
+        return size
+
+    def flush(self) -> None:
+        """Nothing: the file is flushed when it is complete."""
+
+    def raise_error(self) -> None:
+        """Raise the error that was kept."""
+        if self._error is not None:
+            raise self._error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
