@@ -173,6 +173,26 @@ def test_own_configs_are_found_and_their_packages_have_to_be_allowed(
     assert problem.endswith("Mine has no 'widht'; did you mean 'width'?")
 
 
+@pytest.mark.parametrize("group", ["task", "experiment"])
+def test_a_file_that_chooses_two_models_is_refused(
+    own_folder: Callable[[str, str], list[str]], tmp_path: Path, group: str
+) -> None:
+    above = "_self_" if group == "task" else "override /task: bitcount"
+    flags = own_folder(
+        f"{group}/two",
+        f"# @package _global_\ndefaults:\n  - {above}\n  - override /model: [rnn, lstm]\n",
+    )
+    (problem,) = problems(*flags, f"{group}=two")
+    assert problem.endswith(
+        f"{group}/two.yaml: model=[rnn,lstm]: a run has one model; for a run with each of them: "
+        "-m model=rnn,lstm"
+    )
+    # What is typed replaces what a file chooses.
+    if group == "experiment":
+        typed = read_command_line([*flags, "experiment=two", "model=gru"])
+        assert compose(typed).config["model"]["_target_"].endswith("GRU")
+
+
 def test_a_target_outside_the_allowed_packages_is_refused() -> None:
     (problem,) = problems("task=bitcount", "readout._target_=os.system")
     assert "'os.system' is not of a package that may be run" in problem

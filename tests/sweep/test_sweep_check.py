@@ -47,6 +47,11 @@ def test_our_own_sweeps_have_no_corner_that_fails(path: Path) -> None:
             "x.yaml: optimizer.ler: Adam has no 'ler'; did you mean 'lr'?",
         ),
         (
+            {"model": {"values": ["gru", ["rnn", "lstm"]]}},
+            "val/loss",
+            "x.yaml: model=[rnn,lstm]: a run has one model; for a run with each",
+        ),
+        (
             {"modl": {"values": ["lstm", "gru"]}},
             "val/loss",
             "x.yaml: modl: the config has no 'modl'; did you mean 'model'?",

@@ -20,7 +20,7 @@ from unrolled.errors import UserError, did_you_mean
 from unrolled.run.check import check, with_defaults
 from unrolled.run.conf import PRIMARY, conf_dir, search_path
 from unrolled.run.origins import Origins
-from unrolled.run.other_choices import without_others
+from unrolled.run.other_choices import require_single_choices, without_others
 from unrolled.run.overrides import CommandLine
 from unrolled.run.typed_paths import for_hydra
 
@@ -91,6 +91,7 @@ def finish(
     """Resolve, complete and check."""
     choices = {g: c for g, c in choices.items() if not g.startswith("hydra/")}
     folders = search_path(line.config_dir)
+    require_single_choices(choices, folders)
     origin = Origins(line, choices, folders)
     try:
         allowed = frozenset(line.allowed)

@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import unrolled
+from unrolled.errors import UserError
 
 PRIMARY = "train"
 """The config file that a training run starts from."""
+
+ONE_CHOICE = (
+    "task", "data", "embedding", "model", "readout", "head", "optimizer", "scheduler", "trainer",
+)  # fmt: skip
+"""The groups of which a run has one choice. Of several, Hydra would merge the files, and the last
+would win; loggers, callbacks, regularizers, experiments and debug settings add up."""
 
 
 def conf_dir() -> Path:
@@ -20,6 +27,25 @@ def conf_dir() -> Path:
 def search_path(config_dir: Path | None) -> list[Path]:
     """The folders of config files, the user's own first."""
     return [conf_dir()] if config_dir is None else [config_dir, conf_dir()]
+
+
+def require_one(group: str, chosen: object, where: str = "") -> None:
+    """Refuse several choices of a group of which a run has one.
+
+    Args:
+        group: Its name.
+        chosen: A name, or a list of names.
+        where: The file that chooses, for the message.
+
+    Raises:
+        UserError: With the way to a run with each.
+    """
+    if group in ONE_CHOICE and isinstance(chosen, list) and len(chosen) > 1:
+        names = ",".join(map(str, chosen))
+        raise UserError(
+            f"{where + ': ' if where else ''}{group}=[{names}]: a run has one {group}; for a run "
+            f"with each of them: -m {group}={names}"
+        )
 
 
 def choices(group: str, folders: list[Path]) -> list[str]:

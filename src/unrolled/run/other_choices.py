@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from unrolled.errors import UserError
-from unrolled.run.conf import PRIMARY, find_file
+from unrolled.run.conf import PRIMARY, find_file, require_one
 from unrolled.run.targets import allowed_signature
 
 WRITTEN_FOR_CHOICES = ("task", "experiment", "debug")
@@ -65,6 +65,23 @@ def _written_for_others(
                 # A later file knows the choice: its values stand.
                 found[part] = _without_keys(found[part], values)
     return found
+
+
+def require_single_choices(choices: Mapping[str, object], folders: list[Path]) -> None:
+    """Refuse a file that chooses several parts where a run has one.
+
+    Args:
+        choices: The chosen file of each group; Hydra leaves out of it groups with several.
+        folders: Where the config files are.
+
+    Raises:
+        UserError: With the file.
+    """
+    for group in ("", *WRITTEN_FOR_CHOICES):
+        name = choices.get(group) if group else PRIMARY
+        for part, chosen in _chosen_by(_content(group, name, folders)).items():
+            if part not in choices:
+                require_one(part, chosen, str(find_file(group, str(name), folders)))
 
 
 def _chosen_by(content: dict[str, Any]) -> dict[str, object]:

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unrolled.errors import UserError, did_you_mean
-from unrolled.run.conf import choices, groups, search_path
+from unrolled.run.conf import choices, conf_dir, groups, require_one, search_path
 from unrolled.run.typed_paths import for_hydra, typed_path
 
 PASSED_ON = {
@@ -115,6 +115,8 @@ def read_command_line(arguments: list[str], *, needs_task: bool = True) -> Comma
             raise UserError(f"unknown flag {argument}; {did_you_mean(name, known)}")
         else:
             typed.append(argument)
+    if line.multirun and line.shows:
+        raise UserError("-m starts runs, and --cfg, --info and --help only show: leave out one")
     if "--resolve" in line.flags and not line.shows:
         raise UserError("--resolve goes with --cfg: --cfg job --resolve")
     if {"--shell-completion", "-sc"} & set(line.flags):
@@ -141,6 +143,7 @@ def _overrides(typed: list[str], line: CommandLine) -> list[str]:
         # An agent of W&B writes a sweep's null as Python does; Hydra would take it for a word.
         name, _, value = text.partition("=")
         text = f"{name}=null" if value == "None" else text
+        text = _without_plus(text, set(known_groups) - set(groups([conf_dir()])))
         if (path := typed_path(text, multirun=line.multirun)) is not None:
             value, text = path, f"{name}={for_hydra(path)}"
         try:
@@ -152,7 +155,7 @@ def _overrides(typed: list[str], line: CommandLine) -> list[str]:
         key = override.key_or_group
         if key in known_groups and "." not in key:
             if not override.is_delete():
-                problems += _unknown_choices(override, choices(key, folders))
+                problems += _wrong_choices(override, choices(key, folders))
             result.append(text)
         elif override.is_delete() or override.is_add() or key.startswith(("hydra.", "hydra/")):
             result.append(text)
@@ -207,13 +210,30 @@ def changed(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _unknown_choices(override: Override, known: list[str]) -> list[str]:
+def _without_plus(text: str, groups_of_user: set[str]) -> str:
+    """`+key=value` and `++key=value` as `key=value`, which adds or sets in any case.
+
+    The signs stay where they mean something to Hydra: for its own keys, for a group that is put
+    into another place, and for a group of the user's, which no default names.
+    """
+    bare = text.lstrip("+")
+    key = bare.partition("=")[0]
+    if "@" in key or key.startswith(("hydra.", "hydra/")) or key in groups_of_user:
+        return text
+    return bare
+
+
+def _wrong_choices(override: Override, known: list[str]) -> list[str]:
     if isinstance(pattern := override.value(), Glob):
         text = str(override.input_line).partition("=")[2]
         return [] if pattern.filter(known) else [_no_choice(override, text, known)]
     values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
-    problems = []
+    problems: list[str] = []
     for value in values:
+        try:
+            require_one(override.key_or_group, value)
+        except UserError as error:
+            problems += error.problems
         for choice in value if isinstance(value, list) else [value]:
             name = "null" if choice is None else str(choice)
             if name not in known:
