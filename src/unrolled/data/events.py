@@ -31,6 +31,7 @@ from unrolled.data.prepare import (
     require_same_ids,
 )
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Schema
+from unrolled.data.sequences import session_columns
 from unrolled.data.store import JaggedSequences, Target, read_meta
 from unrolled.data.streams import StreamLoader
 from unrolled.data.tuning import HPO_VAL, Share, parts
@@ -317,6 +318,18 @@ class EventData(SequenceData):
                 ids = pa.ipc.open_file(file).read_all()["id"].combine_chunks()
         return ids.take(pa.array(self.source(split).rows.numpy()))
 
+    def sequence_names(self, split: Split) -> pa.Table:
+        """The ids as columns: `id`, or the user and the number of the session."""
+        return self._names(self.sequence_ids(split), "id")
+
+    def _names(self, ids: pa.Array, column: str) -> pa.Table:
+        columns = self.log_source.columns()
+        if columns.session_gap is None:
+            return pa.table({column: ids})
+        # A store of an earlier version does not say.
+        kind = self._meta.get("types", {}).get(columns.key, "text")
+        return session_columns(ids, columns.key, kind)
+
     def best_possible(self) -> dict[str, float]:
         """What the law of generated events allows on the test split, where it is known."""
         if not (self.with_tests and isinstance(self.log_source, KnownLaw)):
@@ -352,7 +365,7 @@ class EventData(SequenceData):
         source = JaggedSequences.from_table(encoded, self.schema)
         ids = encoded["id"].take(pa.array(source.rows.numpy()))
         self._require_room(source, lambda: ids)
-        return pa.table({columns.key: ids}), source
+        return self._names(ids, columns.key), source
 
     def save_schema(self, directory: Path) -> None:
         """Copy what encodes new events: description, statistics and vocabularies."""

@@ -118,6 +118,10 @@ class SequenceData(lightning.LightningDataModule, ABC):
         """The names that the sequences of a split have in their source, if any."""
         return None
 
+    def sequence_names(self, split: Split) -> pa.Table | None:
+        """Those names as the columns of an output, if any."""
+        return None
+
     def save_schema(self, directory: Path) -> None:
         """Write to `directory` what is needed to read new sequences without the training data."""
 

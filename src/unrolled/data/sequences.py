@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unrolled.data.spool import PIECE, Spool
+from unrolled.data.words import ValueType
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Small: TypeAlias = npt.NDArray[Any]
@@ -166,3 +168,21 @@ class Sequences:
                 keys.cast(pa.large_string()), numbers, pa.scalar("/", pa.large_string())
             )
         return keys.cast(pa.large_string()) if pa.types.is_string(keys.type) else keys
+
+
+def session_columns(ids: pa.Array, user: str, kind: ValueType) -> pa.Table:
+    """The ids of sessions, `<user>/<1, 2, ...>`, as a column of users and one of numbers.
+
+    Args:
+        ids: The ids.
+        user: The name of the column of users.
+        kind: The type of the log's users.
+    """
+    parts = pc.split_pattern(ids, "/", max_splits=1, reverse=True)
+    users, numbers = pc.list_element(parts, 0), pc.list_element(parts, 1)
+    if kind == "integer":
+        # Beyond 64 bits, and in new events of another type, they stay text.
+        with suppress(pa.ArrowInvalid):
+            users = users.cast(pa.int64())
+    session = "session" if user != "session" else "session_number"
+    return pa.table({user: users, session: numbers.cast(pa.int64())})

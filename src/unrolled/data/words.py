@@ -7,8 +7,11 @@ in another type: integers as decimals, `3.0` in a CSV, `True` for `true`, a date
 1. the same text is the same word;
 2. else both are read as the type that training had, or, where training had text, as the type that
    the new values have: 3, 3.0 and 3.00 are one integer, 2026-01-02 is midnight of that day;
-3. text against text, `3` is `3.0` and `true` is `True`, as pandas writes a column once it has a
-   missing value; nothing else: 1.10 may be a version. A leading zero is never taken off.
+3. text against text, as in two CSV files: `3` is `3.0` and `true` is `True`, as pandas writes a
+   column once it has a missing value, and all texts of an instant are one; nothing else is, since
+   1.10 may be a version.
+
+A leading zero is never taken off: 007 is no number.
 """
 
 from __future__ import annotations
@@ -108,13 +111,16 @@ def canonical(words: pa.Array, kind: ValueType) -> pa.Array:
 
     Args:
         words: large_string, in any spelling.
-        kind: The type to read them as; `text` changes whole numbers with a fraction of zeros and
-            truth values only.
+        kind: The type to read them as; `text` changes the spelling of whole numbers with a fraction
+            of zeros, of truth values and of instants only.
     """
     if kind == "text":
-        low = pc.utf8_lower(words)
         plain = pc.replace_substring_regex(words, r"^(-?(0|[1-9][0-9]*))[.]0+$", r"\1")
-        return pc.if_else(pc.is_in(low, pa.array(["true", "false"], pa.large_string())), low, plain)
+        low = pc.utf8_lower(words)
+        plain = pc.if_else(pc.match_substring_regex(low, "^(true|false)$"), low, plain)
+        dated = pc.match_substring_regex(words, r"^[0-9]{4}[-/]")
+        times = _as_times(words.filter(dated))
+        return pc.replace_with_mask(plain, dated, pc.coalesce(times, words.filter(dated)))
     if kind in ("integer", "number"):
         return _as_numbers(words)
     if kind == "boolean":
@@ -154,10 +160,14 @@ def _as_times(words: pa.Array) -> pa.Array:
         connection.register("words", pa.table({"word": words}))
         instant = "TRY_CAST(word AS TIMESTAMPTZ) AT TIME ZONE 'UTC'"
         is_time = f"regexp_matches(word, {literal(ISO_8601)})"
-        others = connection.sql(
-            f"SELECT CASE WHEN {is_time} THEN {instant}::VARCHAR END FROM words"
+        query = f"SELECT CASE WHEN {is_time} THEN {instant}::VARCHAR END FROM words"
+        read = (
+            connection.sql(query)
+            .to_arrow_table()
+            .column(0)
+            .combine_chunks()
+            .cast(pa.large_string())
         )
-        read = others.to_arrow_table().column(0).combine_chunks().cast(pa.large_string())
     return _without_zeros(pc.if_else(plain, text, read))
 
 

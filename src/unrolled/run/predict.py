@@ -64,16 +64,13 @@ def _predict(
     checkpoint = run.best_checkpoint()
 
     from unrolled.run.loading import load_run
-    from unrolled.run.predictions import named, predict_source, with_names
+    from unrolled.run.predictions import beside, named, predict_source, with_names
 
     _, data, task = load_run(run.config(), run, checkpoint)
     names, source = sequences(data)
     with named(checkpoint, lambda error: _name(names, error.first)):
         predicted = predict_source(task, source, data.eval_batch_size)
-    table = with_names(predicted, data.class_names())
-    for index, name in enumerate(names.column_names):
-        table = table.add_column(index, name, names[name])
-    return table
+    return beside(names, with_names(predicted, data.class_names()))
 
 
 def _name(names: pa.Table, index: int) -> str:

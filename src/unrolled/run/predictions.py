@@ -33,8 +33,15 @@ def predict_split(task: SequenceTask, data: SequenceData, split: Split) -> pa.Ta
     else:
         table = predict_source(task, source, data.eval_batch_size, targets=True)
     table = with_names(table, data.class_names())
-    ids = data.sequence_ids(split)
-    return table if ids is None else table.add_column(0, "id", ids)
+    names = data.sequence_names(split)
+    return table if names is None else beside(names, table)
+
+
+def beside(names: pa.Table, table: pa.Table) -> pa.Table:
+    """The columns that name the sequences, then those of their predictions."""
+    for index, name in enumerate(names.column_names):
+        table = table.add_column(index, name, names[name])
+    return table
 
 
 @torch.inference_mode()
