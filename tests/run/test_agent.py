@@ -181,7 +181,7 @@ def test_processes_that_were_interrupted_are_not_started_again(
     assert code == work.INTERRUPTED
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_agent_lets_the_processes_save(
     number: signal.Signals, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,14 +192,19 @@ def test_a_signal_to_the_agent_lets_the_processes_save(
         # SLURM's warnings reach the agent too, and are not its own.
         for warning in WARNINGS:
             os.kill(os.getpid(), warning)
-        os.kill(os.getpid(), number)
+        # A closed terminal sends its signal several times, the parent hands it on.
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     threading.Thread(target=send).start()
     code = start(run, monkeypatch, """
         def save(number, frame):
+            time.sleep(0.5)
             (run.path / f"saved-{rank}-{number}").touch()
             sys.exit(0)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, save)
         (run.path / f"ready-{rank}").touch()
         time.sleep(60)
