@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
@@ -13,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from unrolled.errors import UserError
 
+JOURNAL = "journal.log"
 _PASSWORD = re.compile(r"(?<=://)([^/@]*?:)[^@]*(?=@)")
 
 
@@ -23,7 +26,7 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
         UserError: When Optuna can't open it.
     """
     if url is None:
-        path = folder / "journal.log"
+        path = folder / JOURNAL
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))
     try:
         return optuna.storages.get_storage(url)
@@ -42,6 +45,17 @@ def has_password(url: str | None) -> bool:
 def shown_url(url: str) -> str:
     """A URL as others may read it."""
     return _PASSWORD.sub(r"\1***", url)
+
+
+@contextmanager
+def locked(journal: Path) -> Iterator[None]:
+    """Within, nobody else writes to a journal."""
+    lock = _KernelLock(journal)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _KernelLock(JournalFileOpenLock):

@@ -13,10 +13,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from unrolled.errors import UserError
+from unrolled.sweep.journal import mend
 from unrolled.sweep.leases import Leases
 from unrolled.sweep.record import WORK, Trial, Work, current, entry_of, note_of
 from unrolled.sweep.space import Sweep
-from unrolled.sweep.storage import open_storage, shown_url
+from unrolled.sweep.storage import JOURNAL, locked, open_storage, shown_url
+from unrolled.terminal import say
 
 SPACE, PLACE, EXHAUSTED = "space", "folder", "exhausted"
 """The entries of a study: the identity of what is searched, the trials' folder, and how many trials
@@ -46,6 +48,10 @@ class SweepStudy:
     def __init__(self, folder: Path, sweep: Sweep, leases: Leases, storage: str | None) -> None:
         self.folder = folder
         self.leases = leases
+        if storage is None:
+            journal = folder / JOURNAL
+            for told in mend(journal, folder.name, sweep.metric.goal, lambda: locked(journal)):
+                say(told, stderr=True)
         self.storage = open_storage(folder, storage)
         self._shown = str(folder) if storage is None else shown_url(storage)
         with self.alone():
