@@ -120,7 +120,8 @@ def test_opening_a_large_file_takes_none_of_its_size_in_memory(tmp_path: Path) -
     path = tmp_path / "large.arrow"
     values = pa.array(np.arange(12_000_000, dtype=np.int32))
     lists = pa.ListArray.from_arrays(pa.array([0, 6_000_000, 12_000_000], pa.int32()), values)
-    _write_arrow(pa.table({"label": pa.array([0, 1], pa.int32()), "kind": lists}), path)
+    labels = pa.array([0, 1], pa.int32())
+    _write_arrow(pa.table({"id": ["a", "b"], "label": labels, "kind": lists}), path)
     schema = Schema((Categorical("kind", 9),), num_classes=2)
     before = _anonymous_kib()
     store = JaggedSequences.open(path, schema)

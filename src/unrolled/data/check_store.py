@@ -7,7 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from pydantic import ValidationError
+
+from unrolled.data.check_arrow import check_ids, open_batch, read_vocabulary_table
 from unrolled.data.files import Digests
+from unrolled.data.schema import Categorical, Schema
+from unrolled.data.store_meta import StoreMeta, vocabulary_file
 from unrolled.errors import UserError
 
 FORMAT_VERSION = 6
@@ -22,7 +28,7 @@ def read_meta(store: Path) -> dict[str, Any]:
     path = store / "store.json"
     try:
         meta = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not an event store ({error}); {_remedy(store)}") from error
     if not isinstance(meta, dict):
         raise UserError(f"{path}: not an event store; {_remedy(store)}")
@@ -31,6 +37,12 @@ def read_meta(store: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: has other contents than were written (its checksum differs); {_remedy(store)}"
         )
+    try:
+        StoreMeta.model_validate_json(json.dumps(meta))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(map(str, problem["loc"])) or "the file"
+        raise UserError(f"{path}: {place}: {problem['msg']}; {_remedy(store)}") from error
     return meta
 
 
@@ -63,11 +75,47 @@ def check_version(store: Path, meta: dict[str, Any]) -> None:
         )
 
 
+def check_schema(folder: Path) -> None:
+    """Refuse the schema of a run, a copy of store.json and of the vocabularies, that is damaged.
+
+    Raises:
+        UserError: When it is.
+    """
+    meta = read_meta(folder)
+    for name, checksum in meta["checksums"].items():
+        file = folder / name
+        if file.suffix != ".parquet":
+            continue
+        if not file.is_file() or Digests().of(file) != checksum:
+            raise UserError(f"{file}: is missing or was changed; {_remedy(folder)}")
+        _look_through(file, meta)
+
+
+def _look_through(file: Path, meta: dict[str, Any]) -> None:
+    features = Schema.from_dict(meta["schema"]).features
+    if file.suffix == ".parquet":
+        sizes = {
+            vocabulary_file(f.name).name: f.num_ids for f in features if isinstance(f, Categorical)
+        }
+        read_vocabulary_table(file, sizes[file.name])
+        return
+    batch = open_batch(pa.memory_map(str(file)).read_buffer(), file, features)
+    count = meta["counts"][file.name.partition("-")[0]]
+    events = len(batch[batch.schema.names[-1]].values)
+    if (len(batch), events) != (count["sequences"], count["events"]):
+        raise UserError(
+            f"{file}: has {len(batch):,} sequences of {events:,} events, and store.json says "
+            f"{count['sequences']:,} of {count['events']:,}"
+        )
+    check_ids(batch, file, features)
+
+
 def check_store(store: Path) -> None:
     """Refuse a store that is not as it was written.
 
-    The sizes of its files are compared every time. Their checksums are computed when they are
-    opened for the first time, and again whenever size, time of change or inode differ from then.
+    The sizes of its files are compared every time. Their checksums are computed, and their content
+    is looked through, when they are opened for the first time, and again whenever size, time of
+    change or inode differ from then.
 
     Raises:
         UserError: When a file is missing or changed.
@@ -83,6 +131,9 @@ def check_store(store: Path) -> None:
         elif digests.of(file) != meta["checksums"][name]:
             found = "has other bytes than were written (its checksum differs)"
         else:
+            if not digests.is_approved(file, meta["checksum"]):
+                _look_through(file, meta)
+                digests.approve(file, meta["checksum"])
             continue
         raise UserError(f"{file}: {found}; {_remedy(store)}")
     digests.save()

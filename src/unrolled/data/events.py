@@ -17,6 +17,8 @@ from torch import Tensor
 from unrolled.data.account import tell_of_query
 from unrolled.data.batching import CELLS, Loader, PackedLoader, Source
 from unrolled.data.buckets import BucketedLoader
+from unrolled.data.check_arrow import open_batch
+from unrolled.data.check_store import check_schema
 from unrolled.data.engines import EngineName
 from unrolled.data.log import EventLog, Table
 from unrolled.data.module import SequenceData, Split
@@ -314,8 +316,10 @@ class EventData(SequenceData):
         if self._other is not None:
             ids = self._rows(split)["id"].combine_chunks()
         else:
-            with pa.memory_map(str(self.store / f"{split}-00000.arrow")) as file:
-                ids = pa.ipc.open_file(file).read_all()["id"].combine_chunks()
+            path = self.store / f"{split}-00000.arrow"
+            ids = open_batch(pa.memory_map(str(path)).read_buffer(), path, self.schema.features)[
+                "id"
+            ]
         return ids.take(pa.array(self.source(split).rows.numpy()))
 
     def sequence_names(self, split: Split) -> pa.Table:
@@ -378,5 +382,6 @@ class EventData(SequenceData):
     def load_schema(self, directory: Path) -> None:
         """Encode new events by the schema that `save_schema` wrote."""
         if (directory / "store.json").exists():
+            check_schema(directory)
             self._schema_dir = directory
             self.__dict__.pop("_other", None)  # It may have been looked at before.

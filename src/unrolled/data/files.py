@@ -145,6 +145,21 @@ class Digests:
         except OSError as error:
             raise UserError(f"{file}: can't be read: {error.strerror}") from error
 
+    def is_approved(self, file: Path, by: str) -> bool:
+        """Whether the content of `file`, as it is now, was found right.
+
+        Args:
+            file: The file.
+            by: What it was compared with.
+        """
+        return self._known.get(f"approved {file.resolve()}") == [*_state(file), by]
+
+    def approve(self, file: Path, by: str) -> None:
+        """Remember that it was; see `is_approved`."""
+        if time.time() - file.stat().st_mtime > _SETTLED_SECONDS:
+            self._known[f"approved {file.resolve()}"] = [*_state(file), by]
+            self._changed = True
+
     def save(self) -> None:
         """Remember; where that is not possible, files are read again the next time."""
         if self._path is None or not self._changed or not self._path.parent.is_dir():

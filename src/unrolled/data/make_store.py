@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from functools import partial as bound
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,8 @@ from unrolled.data.read_log import OpenedLog
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
 from unrolled.data.sequences import Integers, Sequences
 from unrolled.data.split_log import splits
+from unrolled.data.store_meta import vocabulary_file
+from unrolled.data.ties import sorted_ties
 from unrolled.data.words import ValueType, value_type
 from unrolled.data.write_store import Encode, list_batch, write_arrow, write_columns
 
@@ -238,5 +239,5 @@ def _account(log: OpenedLog, found: Sequences) -> dict[str, Any]:
 
 
 def vocabulary_path(store: Path, column: str) -> Path:
-    """The file of a column's vocabulary, whose name may hold a slash."""
-    return store / "vocab" / f"{quote(column, safe=' ')}.parquet"
+    """The file of a column's vocabulary."""
+    return store / vocabulary_file(column)

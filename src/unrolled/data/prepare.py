@@ -213,6 +213,7 @@ def prepare(
         meta = {"fingerprint": found, **made.write()}
         meta["checksum"] = meta_checksum(meta)
         (partial / "store.json").write_text(json.dumps(meta, indent=2) + "\n")
+        read_meta(partial)  # What is written can be read.
         made.remove_work()
     report(path, meta, time.monotonic() - start)
     return path

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unrolled.data.batch import NO_TARGET, SequenceBatch
+from unrolled.data.check_arrow import open_batch
 from unrolled.data.check_store import read_meta
 from unrolled.data.schema import UNKNOWN_ID, Schema
 
@@ -104,7 +105,7 @@ class JaggedSequences:
             # Copy-on-write, because torch warns of read-only memory although nothing writes.
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         whole = pa.py_buffer(mapped)
-        batch = pa.ipc.open_file(whole).get_batch(0)
+        batch = open_batch(whole, path, schema.features)
         if not len(batch):
             return cls.from_table(pa.Table.from_batches([batch]), schema, target)
 
