@@ -27,7 +27,6 @@ from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric, Schema
 from unrolled.data.sequences import Integers, Sequences
 from unrolled.data.split_log import splits
 from unrolled.data.store_meta import vocabulary_file
-from unrolled.data.ties import sorted_ties
 from unrolled.data.words import ValueType, value_type
 from unrolled.data.write_store import Encode, list_batch, write_arrow, write_columns
 

@@ -26,13 +26,14 @@ def load_weights(task: SequenceTask, path: Path) -> None:
     """
     checkpoint = read_checkpoint(path)
     own = class_path(task)
-    other = checkpoint.get("unrolled", {}).get("task")
+    about = checkpoint.get("unrolled")
+    other = about.get("task") if isinstance(about, dict) else None
     if other != own:
         raise UserError(f"{path}: the checkpoint is of the task '{other}', this run's is '{own}'")
     try:
         task.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        problems = [line.strip() for line in str(error).splitlines()[1:4]]
+    except (RuntimeError, TypeError, AttributeError, KeyError) as error:
+        problems = [line.strip() for line in str(error).splitlines()[1:4]] or [str(error)]
         raise UserError(
             f"{path}: the checkpoint's weights do not fit this run's model:", *problems
         ) from error

@@ -118,7 +118,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if (reason := damage(path)) is not None:
         raise UserError(f"{path}: not a checkpoint that can be read: {reason}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped: torch takes a storage's length from the file's own word and reads beyond its part,
+        # but not beyond the end of a map.
+        mapped = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = _in_memory(mapped, 2 * path.stat().st_size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except Exception as error:
         # Whole, but made by somebody else: anything can go wrong. torch's own advice is to load
         # without `weights_only`, which would run code in the file.
@@ -129,12 +134,49 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def _in_memory(value: Any, room: int) -> Any:
+    """The same content with tensors of its own, in the memory.
+
+    Args:
+        value: What was read.
+        room: Bytes that all tensors may take.
+
+    Raises:
+        UserError: When it holds more, or tensors of a kind that no run has.
+    """
+    taken = 0
+
+    def copied(part: Any) -> Any:
+        nonlocal taken
+        if isinstance(part, torch.Tensor):
+            if part.layout != torch.strided or part.device.type != "cpu" or part.is_quantized:
+                raise UserError("holds a tensor that is sparse, quantized or without data")
+            taken += part.numel() * part.element_size()
+            if taken > room:
+                raise UserError("holds tensors that are larger than the file")
+            return part.clone(memory_format=torch.contiguous_format)
+        if isinstance(part, dict):
+            # In place: a state_dict has attributes beside its entries.
+            for key in part:
+                part[key] = copied(part[key])
+            return part
+        if isinstance(part, list):
+            part[:] = map(copied, part)
+            return part
+        return tuple(map(copied, part)) if type(part) is tuple else part
+
+    return copied(value)
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with the bytes of a checkpoint; None where nothing is."""
     if not path.is_file():
         return "there is no such file"
     try:
         with zipfile.ZipFile(path) as file:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
+                # As no run writes it: a small file could fill the memory.
+                return "its parts are compressed"
             broken = file.testzip()
     # Flipped bits read as a passage that is encrypted (RuntimeError), or as a compression or a
     # version that `zipfile` does not know (NotImplementedError).

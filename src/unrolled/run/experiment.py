@@ -221,8 +221,9 @@ def build(node: dict[str, Any], key: str, **supplied: Any) -> Any:
         return target(**arguments, **supplied)
     except UserError:
         raise
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{key}: {node['_target_']}: {error}") from error
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{key}: {node['_target_']}: {reason}") from error
 
 
 def _build_nested(value: Any, key: str) -> Any:

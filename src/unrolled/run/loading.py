@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.data.module import SequenceData
+from unrolled.run.check import check
 from unrolled.run.checkpoint import load_weights
 from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment
@@ -23,8 +24,11 @@ def load_run(
         checkpoint: Of the run, or of one with the same task and model.
 
     Raises:
-        UserError: When the data can't be read or the checkpoint does not fit.
+        UserError: When the config is none of a run, the data can't be read, or the checkpoint does
+            not fit.
     """
+    # Whoever wrote the run: keys and values that no composition would let through.
+    check({**config, "callbacks": {}, "logger": {}})
     experiment = Experiment(**config)
     data = experiment.build_data()
     data.load_schema(run.path / "schema")

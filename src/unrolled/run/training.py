@@ -7,6 +7,8 @@ import math
 import subprocess
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -66,8 +68,9 @@ def train(run: RunDirectory) -> None:
         if isinstance(callback, Bar | PlainProgress):
             task.tell = callback.tell
     began = time.monotonic()
-    with interruption.training(), deterministic_errors():
-        trainer.fit(task, datamodule=data, ckpt_path=_checkpoint(run, trainer), weights_only=True)
+    checkpoint = _checkpoint(run, trainer)
+    with interruption.training(), deterministic_errors(), _told_of(checkpoint, trainer):
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if interruption.received:
         # After the last step.
         raise Interrupted(interruption.received)
@@ -142,6 +145,30 @@ def _checkpoint(run: RunDirectory, trainer: lightning.Trainer) -> Path | None:
         log.warning("%s; the run goes on from the checkpoint before it", reason)
         set_aside(run.checkpoints)
     return path
+
+
+@contextmanager
+def _told_of(checkpoint: Path | None, trainer: lightning.Trainer) -> Iterator[None]:
+    """Blame the checkpoint for what goes wrong before the first step that follows it.
+
+    Of several processes any can be lost at any time, which is for the agent to mend.
+
+    Raises:
+        UserError: In the place of such an error.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Set by a connector.
+        begun = any(isinstance(c, RunState) and c.first_step_done for c in callbacks)
+        told = isinstance(error, UserError | TrainingError | torch.OutOfMemoryError)
+        if checkpoint is None or begun or told or trainer.world_size > 1:
+            raise
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise UserError(
+            f"{checkpoint}: the run can't go on from this checkpoint, which is not as a run writes "
+            f"it ({type(error).__name__}: {reason})"
+        ) from error
 
 
 def build_experiment(
