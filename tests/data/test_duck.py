@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from unrolled.data.duck import connect
-from unrolled.data.tables import query_digest
+from unrolled.data.queries import query_digest
 from unrolled.errors import UserError
 
 

@@ -61,7 +61,8 @@ def test_a_worker_has_the_arguments_and_the_number_of_its_engine(make: Make) -> 
     assert engine.run() == 2
     assert engine.problem == str(os.getpid())
     folder.sweep.extra = ["--allow=mine"]
-    assert WORKER(engine)[2:] == ["unrolled.sweep.worker", str(folder.path), "--allow=mine"]
+    module = ["-P", "-m", "unrolled.sweep.worker"]
+    assert WORKER(engine)[1:] == [*module, str(folder.path), "--allow=mine"]
 
 
 def test_the_mistake_of_one_worker_stops_all_and_is_told(
