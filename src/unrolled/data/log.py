@@ -74,6 +74,7 @@ class LogColumns:
             scaled to mean 0 and deviation 1, for anything with a long tail.
         decimal: Sign before the fraction of a number that is written as text.
         gap: Add the feature `gap`: seconds since the previous event of the sequence, as `log`.
+            None adds it where there is a time.
         gap_unit: Seconds that count as one in that logarithm, `log(1 + gap / gap_unit)`; shorter
             gaps look much alike to a model. Below 1 where most gaps are.
         hour_of_week: Add the categorical feature `hour_of_week`: 0 to 167, from Monday 0:00 UTC.
@@ -115,7 +116,7 @@ class LogColumns:
     categorical: Sequence[str] = ()
     numeric: Mapping[str, Literal["standard", "log", "quantile"]] = field(default_factory=dict)
     decimal: Literal[".", ","] = "."
-    gap: bool = False
+    gap: bool | None = False
     gap_unit: Annotated[float, Field(gt=0)] = 1.0
     hour_of_week: bool = False
     duplicates: Literal["keep", "drop", "error"] = "keep"
@@ -131,6 +132,10 @@ class LogColumns:
     min_support: Annotated[int, Field(ge=1)] = 1
     training_items_only: bool = False
     max_length: Annotated[int, Field(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.gap is None:
+            object.__setattr__(self, "gap", self.time is not None)
 
     @property
     def key(self) -> str:
