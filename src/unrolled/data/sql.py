@@ -145,6 +145,8 @@ def microseconds(column: Column) -> str:
     if column.kind == "text":
         is_time = f"regexp_matches({column.at}, {literal(ISO_8601)})"
         return f"CASE WHEN {is_time} THEN epoch_us(TRY_CAST({column.at} AS TIMESTAMPTZ)) END"
+    if column.type in NANOSECONDS:
+        return f"epoch_ns({column.at}) // 1000"
     return f"epoch_us({column.at})"
 
 
