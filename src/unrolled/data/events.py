@@ -291,6 +291,12 @@ class EventData(SequenceData):
             return len(self._rows(split))
         return int(self._meta["counts"][split]["sequences"])
 
+    def sequences_per_step(self) -> float:
+        """Training sequences of an optimizer step, on average."""
+        if self.batching != "bucketed":
+            return super().sequences_per_step()
+        return self.events_per_batch / max(1.0, float(self.source("train").lengths.double().mean()))
+
     def _rows(self, split: Split) -> pa.Table:
         assert self._other is not None
         return self._other if split == "test" else self._other.slice(0, 0)

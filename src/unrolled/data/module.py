@@ -43,6 +43,9 @@ class SequenceData(lightning.LightningDataModule, ABC):
     with_tests = True
     """Whether `test_sources` has the test sets; else only what configurations are chosen by."""
 
+    most_validated: int | None = None
+    """How many of its sequences a validation looks at; None for all."""
+
     def __init__(
         self,
         batch_size: int,
@@ -108,11 +111,17 @@ class SequenceData(lightning.LightningDataModule, ABC):
     def validation(self) -> Source:
         """The validation sequences that say when to stop and which checkpoint is best.
 
+        With `most_validated` they are a sample, the same each time, with its labels in proportion.
+
         Raises:
             UserError: When `hpo_val` leaves none of them, or takes none.
         """
         whole = self.source("val")
-        return parts(whole, self.hpo_val)[0] if self.hpo_val else whole
+        if self.hpo_val:
+            whole = parts(whole, self.hpo_val)[0]
+        if self.most_validated is not None and self.most_validated < len(whole):
+            return parts(whole, self.most_validated / len(whole))[1]
+        return whole
 
     def sequence_ids(self, split: Split) -> pa.Array | None:
         """The names that the sequences of a split have in their source, if any."""
@@ -209,6 +218,10 @@ class SequenceData(lightning.LightningDataModule, ABC):
         """
         size = self.size(train, sharding["num_ranks"])
         return BatchLoader(source, size, self.cells_per_batch, **sharding)
+
+    def sequences_per_step(self) -> float:
+        """Training sequences of an optimizer step, on average."""
+        return self.batch_size
 
     def size(self, train: bool, num_ranks: int) -> int:
         """Sequences of a batch."""

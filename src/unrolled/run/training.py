@@ -35,6 +35,7 @@ from unrolled.run.predictions import named, predict_split, tested
 from unrolled.run.progress import Bar, PlainProgress
 from unrolled.run.remarks import overfitting
 from unrolled.run.run_state import RunState, Unprofiled
+from unrolled.run.validation_size import most_validated, sampled
 from unrolled.tasks.base import SequenceTask
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def train(run: RunDirectory) -> None:
                     for name, found in references.items()
                 },
                 "undefined": undefined,
-                "remarks": _remarks(run, trainer, task),
+                "remarks": _remarks(run, trainer, task, data),
                 "protocol": task.protocol(),
                 "main_metric": f"test/{task.main_metric}",
                 "steps": steps,
@@ -119,12 +120,14 @@ def train(run: RunDirectory) -> None:
         torch.distributed.destroy_process_group()
 
 
-def _remarks(run: RunDirectory, trainer: lightning.Trainer, task: SequenceTask) -> list[str]:
+def _remarks(
+    run: RunDirectory, trainer: lightning.Trainer, task: SequenceTask, data: SequenceData
+) -> list[str]:
     """What chose the checkpoint where the task's own metric could not; whether the model overfits.
 
     The validations' values are in metrics.csv, those before an interruption too.
     """
-    found: list[str] = []
+    found = [told] if (told := sampled(data)) else []
     chosen_by = next((c for c in trainer.callbacks if isinstance(c, Checkpoints)), None)  # type: ignore[attr-defined]
     if chosen_by is None or chosen_by.monitor is None:
         return found
@@ -200,6 +203,8 @@ def build_trainer(
             "would begin with the first again; leave it out"
         )
     validates = len(data.validation()) > 0 and node.get("limit_val_batches", 1) != 0
+    if validates:
+        data.most_validated = most_validated(task, data, node)
     monitor = monitor_of(task, data) if validates else None
     if monitor is not None:
         require_defined(experiment.callbacks, task, data)
@@ -242,7 +247,7 @@ def build_trainer(
         use_distributed_sampler=False,
     )
     if monitor is not None and trainer.is_global_zero:
-        for told in filter(None, (monitor.told(), undefined_apart(task, data))):
+        for told in filter(None, (sampled(data), monitor.told(), undefined_apart(task, data))):
             log.warning("%s", told)
     # Lightning's handler of SIGTERM waits for the other processes, which may not have it.
     signals = trainer._signal_connector

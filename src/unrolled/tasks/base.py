@@ -336,6 +336,10 @@ class SequenceTask(lightning.LightningModule, ABC):
         answer = self.trivial_input(asked(data.train_targets(), every_step))
         return judge_constant({metric: metrics[metric]}, answer, targets)[1].get(metric)
 
+    def most_judged(self) -> int | None:
+        """Steps that a validation judges in reasonable time; None where each costs little."""
+        return None
+
     def trivial_scores(self, data: SequenceData) -> dict[str, float]:
         """Every metric on the test sets for a model that sees no features; `test/error`.
 

@@ -151,6 +151,10 @@ class NextItem(SequenceTask):
         """Only where no target can be recommended; the loss has none either."""
         return None if bool(has_item(source.targets()).any()) else RecallAtK.undefined
 
+    def most_judged(self) -> int:
+        """Each target is ranked among all items."""
+        return max(1, MOST_SCORES // self.head.num_classes)
+
     def trivial_scores(self, data: SequenceData) -> dict[str, float]:
         """Always the most popular items."""
         # Other data than a run's own have no training sessions.
