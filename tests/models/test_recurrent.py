@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from unrolled.models import recurrent
 from unrolled.models.recurrent import GRU, LSTM, RNN, RecurrentEncoder, State
 
 KINDS: dict[str, tuple[Callable[..., RecurrentEncoder], Callable[..., nn.RNNBase]]] = {
@@ -352,3 +353,27 @@ def test_the_start_is_what_no_state_means(kind: str, bidirectional: bool) -> Non
     assert encoder.causal is not bidirectional
     x, lengths = torch.randn(3, 4, INPUT), torch.tensor([4, 2, 3])
     assert torch.equal(encoder(x, lengths)[0], encoder(x, lengths, encoder.start(3, x))[0])
+
+
+@pytest.mark.parametrize("make", [LSTM, GRU, RNN])
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_windows_of_long_packed_sequences_change_nothing(
+    make: Any, goes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    encoder = make(2, 3, num_layers=2).double()
+    lengths = torch.tensor([4, 11, 1, 7, 3, 10])
+    found = []
+    for window in (1024, 3):
+        monkeypatch.setattr(recurrent, "WINDOW", window)
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(6, 11, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+        before = torch.randn(2, 6, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+        state = (before, 2 * before) if make is LSTM else before
+        outputs, after = encoder(x, lengths, state if goes_on else None)
+        states = after if make is LSTM else (after,)
+        total = sum(value.square().sum() for value in (outputs, *states))
+        asked = [x, *([before] if goes_on else []), *encoder.parameters()]
+        found.append([outputs, *states, *torch.autograd.grad(total, asked)])
+    for whole, windows in zip(*found, strict=True):
+        torch.testing.assert_close(windows, whole, rtol=1e-12, atol=1e-12)

@@ -28,6 +28,26 @@ With a projection the hidden state has its size, the cell still the hidden size.
 """
 
 
+WINDOW = 1024
+"""Steps of packed sequences that run at once on the CPU."""
+
+
+def _rows(state: State, rows: Tensor | slice | None) -> State:
+    """Some rows of a state, `[layer, batch, size]`; None takes all."""
+    if rows is None:
+        return state
+    if isinstance(state, tuple):
+        return state[0][:, rows], state[1][:, rows]
+    return state[:, rows]
+
+
+def _join_rows(states: list[Any]) -> Any:
+    """States of some rows each, one after the other."""
+    if isinstance(states[0], tuple):
+        return tuple(torch.cat(parts, 1) for parts in zip(*states, strict=True))
+    return torch.cat(states, 1)
+
+
 class RecurrentEncoder(nn.Module):
     """What the three encoders share: packing, carried state, single steps.
 
@@ -77,7 +97,7 @@ class RecurrentEncoder(nn.Module):
             outputs, state = self._run(x_BTI, state)
             return self._merge(outputs), state
         packed = pack_padded_sequence(x_BTI, lengths, batch_first=True, enforce_sorted=False)
-        packed, state = self._run(packed, state)
+        packed, state = self._run_packed(packed, state)
         outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=time)
         return self._merge(outputs), state
 
@@ -92,8 +112,35 @@ class RecurrentEncoder(nn.Module):
             state: Where to go on; zeros by default.
         """
         check_packed_lengths(lengths, len(x_NI))
-        outputs, state = self._run(PackedSequence(x_NI, batch_sizes(lengths)), state)
+        outputs, state = self._run_packed(PackedSequence(x_NI, batch_sizes(lengths)), state)
         return self._merge(outputs.data), state
+
+    def _run_packed(self, packed: PackedSequence, state: State | None) -> tuple[Any, State]:
+        """Run long packed sequences a window of steps at a time, with the state carried along.
+
+        torch's backward pass on the CPU writes zeros as large as the whole input for every step of
+        packed sequences: 12 s for 4,000 steps of 13 rows, and quadratic in the steps.
+        """
+        sizes = packed.batch_sizes
+        if len(sizes) <= WINDOW or not self.causal or packed.data.device.type != "cpu":
+            return self._run(packed, state)
+        state = self.start(int(sizes[0]), packed.data) if state is None else state
+        state = _rows(state, packed.sorted_indices)
+        windows = torch.split(sizes, WINDOW)
+        outputs, ended = [], []
+        parts = torch.split(packed.data, [int(own.sum()) for own in windows])
+        for k, data in enumerate(parts):
+            alive = int(windows[k][0])
+            state = _rows(state, slice(alive))
+            run, state = self._run(PackedSequence(data, windows[k]), state)
+            outputs.append(run.data)
+            go_on = int(windows[k + 1][0]) if k + 1 < len(windows) else 0
+            ended.append(_rows(state, slice(go_on, None)))
+        # The longest stand first, and end last.
+        last = _join_rows(ended[::-1])
+        data = torch.cat(outputs)
+        whole = PackedSequence(data, sizes, packed.sorted_indices, packed.unsorted_indices)
+        return whole, _rows(last, packed.unsorted_indices)
 
     def _run(self, x: Any, state: State | None) -> tuple[Any, Any]:
         if (
