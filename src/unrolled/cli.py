@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shlex
 import signal
 import sys
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from unrolled import __version__
-from unrolled.errors import UserError
+from unrolled.errors import UserError, disk_problem
 from unrolled.run.process import run_process
 from unrolled.terminal import say, say_error
 
@@ -29,8 +28,6 @@ app = typer.Typer(
 # What Hydra takes has no fixed options; `train --help` is Hydra's own.
 _OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}
 _HYDRA = {**_OVERRIDES, "help_option_names": []}
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""Errors of the system that the user can mend: no room, no right."""
 RunDir = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 Allow = Annotated[
     list[str] | None,
@@ -243,9 +240,9 @@ def guarded(work: Callable[[], int | None]) -> int:
             say(f"error: {problem}", stderr=True)
         return 2
     except OSError as error:
-        if error.errno not in _OF_THE_DISK:
+        if (told := disk_problem(error)) is None:
             raise
-        say_error(f"{error.filename or 'a file of this command'}: {error.strerror}")
+        say_error(told)
         return 2
     except KeyboardInterrupt:
         return 130

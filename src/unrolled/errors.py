@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Errors of the system that the user can mend: no room, no right."""
 
 
 class UserError(ValueError):
@@ -20,6 +24,18 @@ class UserError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training that can't go on though nobody made a mistake: one line, exit code 1."""
+
+
+def disk_problem(error: BaseException, place: str = "a file of this command") -> str | None:
+    """What is wrong with the disk, such as no room or no right to write; None for other errors.
+
+    Args:
+        error: What was raised.
+        place: Named where the error names no file.
+    """
+    if not isinstance(error, OSError) or error.errno not in _OF_THE_DISK:
+        return None
+    return f"{error.filename or place}: {error.strerror}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from small import CONTENT, write_sweep
 
 from unrolled.errors import UserError
+from unrolled.run.directory import RunDirectory
 from unrolled.sweep import folder as folder_module
 from unrolled.sweep.folder import SweepFolder, open_sweep
 from unrolled.sweep.study import WorkerError
@@ -181,3 +184,44 @@ def test_the_plan_of_an_earlier_version_is_completed(tmp_path: Path) -> None:
     path.write_text(json.dumps(known))
     assert opened(workers=10**6).plan.threads == 1
     assert json.loads(path.read_text())["threads"] == 1
+
+
+def test_a_folder_that_can_not_be_written_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sweep(tmp_path)
+
+    def full(self: RunDirectory, name: str, text: str) -> None:
+        # As of a write, which names no file.
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "write", full)
+        with pytest.raises(UserError) as error:
+            opened()
+    assert error.value.problems == (
+        "runs/sweeps/x: No space left on device; a sweep writes into runs/sweeps of the working "
+        "folder",
+    )
+    # When there is room again, the same command starts it.
+    assert opened(3).plan.trials == 3
+
+
+def test_a_damaged_file_of_a_sweep_is_named(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    path = opened(3).path
+    for name, content, message in (
+        ("plan.json", '{"tri', "sweep.yaml or plan.json is damaged: 1 validation error for Plan"),
+        ("plan.json", "[]", "sweep.yaml or plan.json is damaged"),
+        ("sweep.yaml", "a: [", "sweep.yaml or plan.json is damaged: while parsing"),
+        ("sweep.yaml", "", "not a sweep; it needs method"),
+        ("sweep.yaml", None, "sweep.yaml: missing; no sweep goes on without it"),
+        ("plan.json", None, "runs/sweeps/x: there is no such sweep yet"),
+    ):
+        before = (path / name).read_text()
+        (path / name).unlink()
+        if content is not None:
+            (path / name).write_text(content)
+        with pytest.raises(UserError, match=re.escape(message)):
+            SweepFolder(Path("runs/sweeps/x"))
+        (path / name).write_text(before)

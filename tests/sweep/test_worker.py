@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -192,3 +193,20 @@ def test_a_worker_tells_why_it_can_not_work_and_has_the_threads_of_the_plan(
     assert "--config-dir nope: no such folder" in capsys.readouterr().out
     assert states(folder) == []
     assert os.environ["OMP_NUM_THREADS"] == str(folder.plan.threads)
+
+
+def test_a_full_disk_stops_the_worker_with_one_line_and_costs_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sweep(tmp_path, 5)
+    monkeypatch.setattr(Worker, "listen", lambda worker: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "99")
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_module.TrialProcess, "work", full)
+        assert worker_module.main(str(folder.path), []) == 2
+    assert capsys.readouterr().out == f"{folder.path}: No space left on device\n"
+    assert states(folder) == [("running", None)]

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from unrolled.errors import UserError
+from unrolled.errors import UserError, disk_problem
 from unrolled.plain_files import require_plain_files
 from unrolled.run.directory import RunDirectory
 from unrolled.run.launch import num_processes
@@ -78,18 +78,20 @@ class SweepFolder:
 
     def __init__(self, path: Path, extra: list[str] | None = None) -> None:
         self.path = path.absolute()
+        if not (path / PLAN).exists():
+            raise UserError(f"{path}: there is no such sweep yet; start it without --status")
         require_plain_files(path)
         try:
             content = yaml.safe_load((path / FILE).read_text())
-            plan = json.loads((path / PLAN).read_text())
-        except FileNotFoundError:
-            raise UserError(f"{path}: there is no such sweep yet; start it without --status") from (
-                None
-            )
+            self.plan = Plan.model_validate_json((path / PLAN).read_text())
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename}: missing; no sweep goes on without it") from None
         except PermissionError as error:
             raise UserError(f"{error.filename}: not yours to read: {error.strerror}") from error
+        except (ValueError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: {FILE} or {PLAN} is damaged: {reason}") from error
         self.sweep = Sweep(path / FILE, content)
-        self.plan = Plan.model_validate(plan)
         self.sweep.extra = self.plan.extra if extra is None else extra
         if self.plan.metric is not None and not self.sweep.names_metric:
             self.sweep.settle(Metric.model_validate(self.plan.metric))
@@ -201,12 +203,17 @@ def open_sweep(
         {**before, **given, "trials": wanted, "threads": threads, "extra": sweep.extra}
         | ({} if names_metric else {"metric": sweep.metric.model_dump(include={"name", "goal"})})
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    require_plain_files(folder)
-    files = RunDirectory(folder)
-    files.write(FILE, text)
-    with _private() if has_password(plan.storage) else nullcontext():
-        files.write(PLAN, plan.model_dump_json(indent=2) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        require_plain_files(folder)
+        files = RunDirectory(folder)
+        files.write(FILE, text)
+        with _private() if has_password(plan.storage) else nullcontext():
+            files.write(PLAN, plan.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        if (problem := disk_problem(error, str(folder))) is None:
+            raise
+        raise UserError(f"{problem}; a sweep writes into {SWEEPS} of the working folder") from error
     made = SweepFolder(folder, sweep.extra)
     made.notes = [*sweep.warnings, *notes]
     return made

@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-from unrolled.errors import UserError
+from unrolled.errors import UserError, disk_problem
 from unrolled.run import interruption
 from unrolled.run.allowed import leave_out_working_folder
 from unrolled.run.launch import environment
@@ -99,6 +99,9 @@ class Worker:
         except UserError as error:
             self.ledger.fail(claim.trial, str(error))
         except Exception as error:
+            if disk_problem(error) is not None:
+                # No fault of the trial's, and the ledger could not be written, either.
+                raise
             # Whatever it is, taken up again it would end the next worker, too.
             traceback.print_exc()
             self.ledger.fail(claim.trial, f"{type(error).__name__}: {error}")
@@ -138,6 +141,11 @@ def main(folder: str, extra: list[str]) -> int:
     except UserError as error:
         # For the engine to tell.
         say(error)
+        return USER_ERROR
+    except OSError as error:
+        if (problem := disk_problem(error, folder)) is None:
+            raise
+        say(problem)
         return USER_ERROR
 
 
