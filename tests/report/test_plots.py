@@ -52,6 +52,21 @@ def test_a_run_of_purchase_intent_has_its_three_pictures(every_step: bool, tmp_p
         assert len(picture) > 10_000
 
 
+def test_rankings_without_a_value_leave_an_empty_picture(tmp_path: Path) -> None:
+    score = {"value": None, "undefined": "all 5 targets are 0", "trivial": None, "best": None}
+    names = ("auroc", "average_precision")
+    references = {"boosted_trees": {f"test/{n}@1": None for n in names}}
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"metrics": {f"test/{n}": score for n in names}, "references": references})
+    )
+    (tmp_path / "metrics.csv").write_text("step,epoch,train/loss,val/auroc\n1,0,0.5,\n")
+    (tmp_path / "predictions").mkdir()
+    curve = {"events": [1], **{name: [float("nan")] for name in names}}
+    pq.write_table(pa.table(curve), tmp_path / "predictions" / "events_seen.parquet")
+    plot_run(tmp_path, "auroc", None)
+    assert (tmp_path / "plots" / "events_seen.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_times_are_drawn_where_there_are_any(tmp_path: Path) -> None:
     (tmp_path / "plots").mkdir()
     _times(tmp_path, pa.table({"target_time": [[0.0]], "median_time": [[1.0]]}))

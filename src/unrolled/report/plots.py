@@ -78,7 +78,8 @@ def _learning_curves(run_dir: Path, main_metric: str) -> None:
         if score.get(key) is not None:
             metric_axes.axhline(score[key], label=f"{label} {score[key]:.4g}", **style)
     metric_axes.set(xlabel="step", ylabel=main_metric)
-    metric_axes.legend()
+    if metric_axes.lines:  # None of a metric that is not defined.
+        metric_axes.legend()
     _save(figure, run_dir, "learning_curves")
 
 
@@ -147,15 +148,16 @@ def _events_seen(run_dir: Path) -> None:
     for axes, name in zip(figure.subplots(1, 2), table.column_names[1:], strict=True):
         label = name.replace("_", " ") if name != "auroc" else "AUROC"
         axes.plot(events, table[name].to_numpy(), marker="o", label="model")
-        axes.axhline(result["metrics"][f"test/{name}"]["value"], linestyle="--", color="black",
-                     label="model, all events")  # fmt: skip
+        score = result["metrics"][f"test/{name}"]
+        if score["value"] is not None:
+            axes.axhline(score["value"], linestyle="--", color="black", label="model, all events")
         for other, scores in result.get("references", {}).items():
             keys = [f"test/{name}@{count}" for count in events]
             if all(key in scores for key in keys):
                 axes.plot(events, [scores[key] for key in keys], marker="s", color="grey",
                           label=other.replace("_", " "))  # fmt: skip
-        trivial = result["metrics"][f"test/{name}"]["trivial"]
-        axes.axhline(trivial, color="grey", linestyle=":", label="trivial")
+        if score["trivial"] is not None:
+            axes.axhline(score["trivial"], color="grey", linestyle=":", label="trivial")
         axes.set(xscale="log", xlabel="events seen of each sequence", ylabel=label)
         axes.set_xticks(events, [str(count) for count in events])
         axes.minorticks_off()
