@@ -28,7 +28,8 @@ def load_run(
             not fit.
     """
     # Whoever wrote the run: keys and values that no composition would let through.
-    check({**config, "callbacks": {}, "logger": {}})
+    config = {**config, "callbacks": {}, "logger": {}}
+    check(config)
     experiment = Experiment(**config)
     data = experiment.build_data()
     data.load_schema(run.path / "schema")
