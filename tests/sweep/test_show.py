@@ -209,3 +209,27 @@ def test_the_summary_is_written(tmp_path: Path) -> None:
     assert 'src="plotly.min.js"' in page
     assert (tmp_path / "plotly.min.js").is_file()
     assert write_plots(sweep(), TRIALS[3:], tmp_path) == []
+
+
+def test_texts_of_any_kind_are_shown_as_they_are_in_tables_lines_and_pictures(
+    tmp_path: Path,
+) -> None:
+    texts = ["[bold]", "[/a]", r"$\foo$", "<b>x</b>", ":warning:", "\x1b[31mred"]
+    values = [*texts, ["a", "[b]"], None, True, 0.1234567]
+    content = {
+        "program": "train.py", "method": "random", "metric": {"name": "val/loss"},
+        "parameters": {"name": {"values": values}},
+    }  # fmt: skip
+    space = Sweep(Path("x.yaml"), content)
+    trials = [
+        Trial(i, f"id{i}", {"name": value}, "finished", 0.5 + i, error="[/b]")
+        for i, value in enumerate(values)
+    ]
+    seen = [*texts[:-1], r"\x1b[31mred", "[a,'[b]']", "null", "true", "0.12346"]
+    rows = printed(trials_table(space, trials)).splitlines()
+    assert [row.split(" s ")[1].strip() for row in rows[3:] if row.strip()] == seen
+    assert line(space, trials[1]).endswith("name=[/a]")
+    write_plots(space, trials, tmp_path)
+    page = (tmp_path / "slices.html").read_text()
+    assert "&lt;b&gt;x" in page
+    assert "u003cb" not in page

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from unrolled.plain_files import written_beside
+from unrolled.terminal import as_seen
+
+P = ParamSpec("P")
+
+
+def _shown(value: Any) -> str:
+    return as_seen(str(value)).replace("\n", "\\n")
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,13 @@ class Column:
 
     def categories(self) -> list[str]:
         """The different values as texts, in the order in which they came."""
-        return list(dict.fromkeys(map(str, self.values)))
+        return list(dict.fromkeys(map(_shown, self.values)))
 
     def places(self) -> list[float]:
         """From 0 to 1, one a trial."""
         if not self.is_number:
             names = self.categories()
-            return [names.index(str(v)) / max(1, len(names) - 1) for v in self.values]
+            return [names.index(_shown(v)) / max(1, len(names) - 1) for v in self.values]
         numbers = [math.log(v) if self.log else float(v) for v in self.values]
         low, high = min(numbers), max(numbers)
         return [(number - low) / ((high - low) or 1.0) for number in numbers]
@@ -67,6 +76,18 @@ class Column:
         ]
 
 
+def _as_they_are(draw: Callable[P, None]) -> Callable[P, None]:
+    """Make a function that draws show texts as they are: `$x$` is no formula."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> None:
+        with rc_context({"text.parse_math": False}):
+            draw(*args, **kwargs)
+
+    return drawn
+
+
+@_as_they_are
 def plot_slices(path: Path, columns: list[Column], scores: list[float], metric: str) -> None:
     """A panel a parameter, a point a trial; later trials are darker."""
     figure = Figure(figsize=(max(4.5, 3.0 * len(columns)), 3.4), layout="constrained")
@@ -83,7 +104,7 @@ def plot_slices(path: Path, columns: list[Column], scores: list[float], metric: 
                 panel.xaxis.set_minor_formatter(NullFormatter())
         else:
             names = column.categories()
-            at = [names.index(str(value)) for value in column.values]
+            at = [names.index(_shown(value)) for value in column.values]
             panel.scatter(at, scores, c=order, cmap="viridis_r", s=18)
             panel.set_xticks(range(len(names)), names)
             panel.margins(x=0.3)
@@ -94,6 +115,7 @@ def plot_slices(path: Path, columns: list[Column], scores: list[float], metric: 
         figure.savefig(partial, dpi=120, format="png")
 
 
+@_as_they_are
 def plot_parallel(
     path: Path, columns: list[Column], scores: list[float], metric: str, *, maximize: bool
 ) -> None:

@@ -14,6 +14,7 @@ from unrolled.sweep.history import Histories
 from unrolled.sweep.record import State, Trial
 from unrolled.sweep.repeats import Group, groups, has_repeats
 from unrolled.sweep.space import Sweep
+from unrolled.sweep.typed import as_typed
 
 MOST_ROWS = 40
 MOST_LIVE = 5
@@ -176,8 +177,10 @@ def number(value: float | None) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of a parameter."""
-    return number(value) if isinstance(value, float) else str(value)
+    """A value of a parameter: a text as it is, a number with five digits, others as typed."""
+    if isinstance(value, str):
+        return value
+    return number(value) if isinstance(value, float) else as_typed(value)
 
 
 def duration(seconds: float) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import csv
+import html
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
@@ -53,13 +59,19 @@ def importances(sweep: Sweep, trials: list[Trial]) -> dict[str, float]:
     return {key: share for key, share in found.items() if not is_repeat(key)}
 
 
-def study_of_values(sweep: Sweep, trials: list[Trial], scores: Mapping[int, float]) -> optuna.Study:
+def study_of_values(
+    sweep: Sweep,
+    trials: list[Trial],
+    scores: Mapping[int, float],
+    shown: Callable[[str], str] = str,
+) -> optuna.Study:
     """Trials as a study of the values themselves, in memory.
 
     Args:
         sweep: The space.
         trials: Those that are there.
         scores: By the numbers of those that are wanted.
+        shown: Makes of a key, or of a text among the values, what the study has.
     """
     wanted = [trial for trial in trials if trial.number in scores]
     distributions = {}
@@ -70,11 +82,17 @@ def study_of_values(sweep: Sweep, trials: list[Trial], scores: Mapping[int, floa
     study = optuna.create_study(direction=sweep.metric.goal)
     for trial in wanted:
         params = {key: _as_param(sweep, key, trial.values[key]) for key in distributions}
+        params = {shown(k): shown(v) if isinstance(v, str) else v for k, v in params.items()}
         study.add_trial(
             create_trial(
                 state=TrialState.COMPLETE,
                 params=params,
-                distributions=distributions,
+                distributions={
+                    shown(key): CategoricalDistribution([shown(str(c)) for c in of.choices])
+                    if isinstance(of, CategoricalDistribution)
+                    else of
+                    for key, of in distributions.items()
+                },
                 value=scores[trial.number],
             )
         )
@@ -109,6 +127,8 @@ def write_plots(sweep: Sweep, trials: list[Trial], folder: Path) -> list[Path]:
     study = study_of_values(sweep, finished, by_number)
     if len(finished) < 2 or not study.trials[0].params:
         return []
+    # Plotly reads tags in whatever it shows.
+    for_pages = study_of_values(sweep, finished, by_number, html.escape)
     name = sweep.metric.name
     maximize = sweep.metric.goal == "maximize"
     scores = list(by_number.values())
@@ -123,7 +143,7 @@ def write_plots(sweep: Sweep, trials: list[Trial], folder: Path) -> list[Path]:
         for what, draw in (("parallel_coordinates", plot_parallel_coordinate),
                            ("slices", plot_slice)):  # fmt: skip
             # One plotly.min.js beside the pages, which need no network then.
-            draw(study, target_name=name).write_html(
+            draw(for_pages, target_name=html.escape(name)).write_html(
                 folder / f"{what}.html", include_plotlyjs="directory"
             )
     return sorted(folder.glob("*.png")) + sorted(folder.glob("*.html"))
