@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,3 +174,17 @@ def test_the_status_has_those_at_work_first_and_says_what_it_leaves_out(
     assert rows[:2] == [[at_work.trial.id, "running"], [left.trial.id, "waiting"]]
     assert rows[2][1] == "finished"
     assert lines[6] == "... and 2 more"
+
+
+def test_a_second_ctrl_c_ends_the_workers_and_a_second_closed_terminal_does_not(
+    make: Make,
+) -> None:
+    _, engine = make()
+    killed: list[str] = []
+    worker = SimpleNamespace(kill=lambda: killed.append("worker"))
+    engine._processes = [worker]  # type: ignore[list-item]
+    engine._handle(signal.SIGHUP, None)
+    engine._handle(signal.SIGHUP, None)
+    assert (engine.interrupted, killed) == (True, [])
+    engine._handle(signal.SIGINT, None)
+    assert killed == ["worker"]
