@@ -33,6 +33,9 @@ Allow = Annotated[
     list[str] | None,
     typer.Option(help="A package of yours that the run's config may name.", show_default=False),
 ]
+AllowQuery = Annotated[
+    bool, typer.Option("--allow-query", help="Run the query that the run's config has.")
+]
 
 
 def main() -> NoReturn:
@@ -111,9 +114,7 @@ def evaluate_command(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the scores as JSON too.")] = None,
     allow: Allow = None,
-    allow_query: Annotated[
-        bool, typer.Option("--allow-query", help="Run the query that the run's config has.")
-    ] = False,
+    allow_query: AllowQuery = False,
 ) -> None:
     """Test a run's best checkpoint again, also on other data."""
     import json
@@ -151,12 +152,13 @@ def predict_command(
         str | None, typer.Option(help="One sequence, typed: 01101...", show_default=False)
     ] = None,
     allow: Allow = None,
+    allow_query: AllowQuery = False,
 ) -> None:
     """Predict new sequences with a run's best checkpoint: a file's, or one that is typed."""
     from unrolled.run.allowed import allow as allow_packages
     from unrolled.run.predict import predict, predict_one
 
-    allow_packages(allow or [])
+    allow_packages(allow or [], query=allow_query)
     if sequence is not None and input is None and output is None:
         for name, value in predict_one(run_dir, sequence).items():
             say(f"{name}: {value}")

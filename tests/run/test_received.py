@@ -18,7 +18,7 @@ from unrolled.run.directory import RunDirectory
 from unrolled.run.evaluate import evaluate
 from unrolled.run.metrics_csv import MetricsCSV
 from unrolled.run.overrides import read_command_line
-from unrolled.run.predict import predict_one
+from unrolled.run.predict import predict, predict_one
 from unrolled.run.session import train
 from unrolled.sweep.folder import SweepFolder
 
@@ -175,3 +175,30 @@ def test_what_can_not_be_written_leaves_the_file_before_it(tmp_path: Path) -> No
         raise OSError("full")
     assert [f.name for f in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    ("query", "allowed"),
+    [("SELECT * FROM 'theirs.csv'", True), ("SELECT *, getenv('HOME') AS home FROM log", False)],
+)
+def test_a_query_needs_permission_for_new_files_only_where_it_is_run_on_them(
+    query: str, allowed: bool, tmp_path: Path
+) -> None:
+    config = {"data": {"source": {"path": "new.csv", "query": query}}}
+    if allowed:
+        require_trusted_sources(tmp_path, config)
+        return
+    with pytest.raises(UserError, match=r"getenv.* --allow-query"):
+        require_trusted_sources(tmp_path, config)
+
+
+def test_prediction_by_a_received_query_needs_permission(tmp_path: Path) -> None:
+    run = RunDirectory.create(
+        {"data": {"source": {"path": "log.csv", "query": "SELECT * FROM log"}}},
+        tmp_path / "run",
+        "",
+    )
+    (tmp_path / "new.csv").write_text("a\n1\n")
+    with pytest.raises(UserError, match="--allow-query"):
+        predict(run.path, tmp_path / "new.csv", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()

@@ -63,13 +63,17 @@ def bad(name: str, condition: str) -> dict[str, str]:
 
 def fine_checks(role: str, column: Column) -> dict[str, str]:
     """Whether texts have more than microseconds, or more digits than can be kept."""
-    at = column.at
+    # Few texts are that long, and the rest is looked at for those alone.
+    at, long = column.at, f"length({column.at}) > 17"
     stamp = f"{microseconds(column)} IS NOT NULL"
-    is_number = f"{number(column)} IS NOT NULL AND {integer(column)} IS NULL"
+    is_number = f"{long} AND {number(column)} IS NOT NULL AND {integer(column)} IS NULL"
     return {
-        f"{role} fine": f"count(*) FILTER (WHERE {stamp} "
+        f"{role} fine": f"count(*) FILTER (WHERE length({at}) > 23 AND {stamp} "
         f"AND regexp_matches({at}, '[.][0-9]{{6}}[0-9]{{0,2}}[1-9]'))",
-        **bad(f"{role} too fine", f"{stamp} AND regexp_matches({at}, '[.][0-9]{{9}}[0-9]*[1-9]')"),
+        **bad(
+            f"{role} too fine",
+            f"length({at}) > 26 AND {stamp} AND regexp_matches({at}, '[.][0-9]{{9}}[0-9]*[1-9]')",
+        ),
         **bad(f"{role} inexact", f"{is_number} AND {_DIGITS.format(x=at)}"),
     }
 

@@ -75,10 +75,18 @@ def _reaching_out(value: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, value
     elif isinstance(value, Mapping):
         for name, part in value.items():
-            yield from _reaching_out(part, f"{key}.{name}")
+            if not (name == "query" and part and value.get("path") and _is_replaced(part)):
+                yield from _reaching_out(part, f"{key}.{name}")
     elif isinstance(value, list):
         for part in value:
             yield from _reaching_out(part, key)
+
+
+def _is_replaced(query: str) -> bool:
+    """Whether files stand for the result of a query, so that it is not run."""
+    from unrolled.data.queries import reads_log  # DuckDB, which few commands need.
+
+    return not reads_log(query)
 
 
 def leave_out_working_folder() -> None:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unrolled.data.files import matching_files
 from unrolled.data.outputs import TABLES, require_output, write_table
-from unrolled.data.tables import scan
+from unrolled.data.tables import table_format
+from unrolled.run.allowed import require_trusted_sources
 from unrolled.run.directory import RunDirectory
 from unrolled.run.old_runs import NOT_USED_AFTERWARDS, require_known_classes
 
@@ -36,7 +38,12 @@ def predict(run_dir: Path, input_path: Path, output_path: Path) -> int:
         UserError: When the run, the input or the output is not usable; nothing is written then.
     """
     require_output(output_path, TABLES, [input_path, *RunDirectory.open(run_dir).files_to_keep()])
-    scan(input_path)
+    table_format(input_path)
+    matching_files(input_path)
+    # The run's query is run on the new file, if it reads the table `log`.
+    query = (RunDirectory.open(run_dir).config()["data"].get("source") or {}).get("query")
+    new = {"source": {"path": str(input_path), "query": query}}
+    require_trusted_sources(run_dir, {"data": new})
     table = _predict(run_dir, lambda data: data.read(input_path))
     write_table(table, output_path)
     return len(table)
