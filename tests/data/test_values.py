@@ -296,6 +296,32 @@ def test_values_that_training_has_not_are_told_with_count_share_and_examples(
     )
     _encoded(store, _new(tmp_path, pa.array(["red", "blue"])))
     assert capfd.readouterr().err == ""
+    _encoded(store, _new(tmp_path, pa.array(["red", None, None])))
+    assert capfd.readouterr().err == (
+        f"{tmp_path}/new.parquet: 2 of 3 events (66.7%) have no value of 'c', and 0.0% in training: "
+        "predictions can't use this column\n"
+    )
+
+
+def test_new_events_without_an_id_or_a_number_are_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = pa.table({"s": ["a"] * 4, "n": range(4), "x": [1.0, 2, math.nan, 3]})
+    log = _log(_write(tmp_path, "log", rows, "parquet"), numeric={"x": "standard"})
+    store = prepare(log, tmp_path / "stores")
+    rows = pa.table({"s": ["a", "", "a", "nan"], "n": range(4), "x": [1.0, 2, math.nan, 3]})
+    path = _write(tmp_path, "new", rows, "csv")
+    capfd.readouterr()
+    assert _encoded(store, _log(path, numeric={"x": "standard"}))["id"] == ["a"]
+    assert capfd.readouterr().err == (
+        f"{path}: 2 of 4 events are left out: they have no value in column 's'\n"
+    )
+    rows = pa.table({"s": ["a"] * 4, "n": range(4), "x": ["NA", "", "1", "nan"]})
+    _encoded(store, _log(_write(tmp_path, "new", rows, "csv"), numeric={"x": "standard"}))
+    assert capfd.readouterr().err == (
+        f"{path}: 3 of 4 events (75.0%) have no value of 'x', and 25.0% in training: predictions "
+        "can't use this column\n"
+    )
 
 
 def test_a_column_of_a_type_that_can_not_be_equal_is_refused(tmp_path: Path) -> None:

@@ -176,6 +176,34 @@ def tell_unknown(
     say(line, stderr=True)
 
 
+def tell_missing(where: str, column: str, missing: int, events: int, usual: float) -> None:
+    """Tell of a column that most of the new events lack, where training had it.
+
+    Args:
+        where: What messages call the log.
+        column: The categorical or numeric column.
+        missing: Number of events without a value of it.
+        events: Number of all events.
+        usual: Share of events without a value in the log that was trained on.
+    """
+    if missing > max(_MOSTLY, 2 * usual) * events:
+        say(
+            f"{where}: {missing:,} of {events:,} events ({missing / events:.1%}) have no value of "
+            f"'{column}', and {usual:.1%} in training: predictions can't use this column",
+            stderr=True,
+        )
+
+
+def tell_without_id(where: str, column: str, without: int, events: int) -> None:
+    """Tell how many of the new events belong to no sequence, where some do not."""
+    if without:
+        say(
+            f"{where}: {without:,} of {events:,} events are left out: they have no value in column "
+            f"'{column}'",
+            stderr=True,
+        )
+
+
 def _listed(words: list[str]) -> str:
     return ", ".join(map(repr, words))
 

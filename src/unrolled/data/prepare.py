@@ -25,7 +25,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unrolled.data import encode_log as enc
-from unrolled.data.account import Progress, report, tell_left_out, tell_unknown
+from unrolled.data.account import (
+    Progress,
+    report,
+    tell_left_out,
+    tell_missing,
+    tell_unknown,
+    tell_without_id,
+)
 from unrolled.data.check_store import FORMAT_VERSION, check_store, meta_checksum, read_meta
 from unrolled.data.cut_log import cut_sequences
 from unrolled.data.engines import EngineName
@@ -271,9 +278,11 @@ def encode(
             check_label_rows(found, columns, log.labels_where)
         label = labels(found, columns, log.words, log.labels_where) if labelled else None
         alive = np.flatnonzero(found.alive)
+        tell_without_id(log.where, columns.key, log.without_id, log.rows)
         tell_left_out(log.where, columns, len(found), len(alive))
         order = alive[np.argsort(found.first_row[alive])]
         ids = _ids(store, log, found, meta)
+        _tell_missing_numbers(log, found, meta)
         encoders = encoders_of(log, found, ids, meta["statistics"])
         write_columns(found, order, encoders, work)
         batch = batch_of(found, work, {n: k for n, (k, _) in encoders.items()}, order, label, 0)
@@ -308,9 +317,22 @@ def _ids(
         ids[name] = enc.ids_of_codes(words, kind, known, trained)
         counts = enc.count_codes(found, at, len(words), everything)[0]
         tell_unknown(log.where, name, words, counts, ids[name] == UNKNOWN_ID, known, meta)
+        usual = meta["unknown"][name]["empty"] / sum(c["events"] for c in meta["counts"].values())
+        tell_missing(log.where, name, int(counts[-1]), int(counts.sum()), usual)
     if problems:
         raise UserError(*problems)
     return ids
+
+
+def _tell_missing_numbers(log: OpenedLog, found: Sequences, meta: dict[str, Any]) -> None:
+    for index, name in enumerate(log.columns.numeric):
+        missing = sum(
+            int(np.isnan(found.read(f"number_{index}", piece)[found.kept_in(piece)]).sum())
+            for piece in found.pieces()
+        )
+        # A store of an earlier version does not say.
+        usual = meta.get("missing", {}).get(name, 0) / meta["counts"]["train"]["events"]
+        tell_missing(log.where, name, missing, int(found.kept.sum()), usual)
 
 
 def _check_features(columns: LogColumns, meta: dict[str, Any]) -> None:
