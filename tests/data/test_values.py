@@ -28,7 +28,7 @@ from unrolled.errors import UserError
 FORMATS = ("parquet", "csv", "arrow")
 DAY = datetime.date(2026, 1, 2)
 TEXT = (pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.binary())
-NUMBERS = (pa.float64(), pa.float32(), pa.decimal128(21, 4), *TEXT)
+NUMBERS = (pa.float64(), pa.float32(), pa.decimal128(30, 13), *TEXT)
 INTEGERS = (
     pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(),
     pa.uint64(), *NUMBERS,
@@ -39,7 +39,7 @@ FAMILIES: dict[str, tuple[tuple[pa.DataType, ...], list[Any]]] = {
     "whole numbers": (INTEGERS, [0, 1, 7, 30, 120]),
     "long whole numbers": ((pa.int64(), pa.uint64(), pa.decimal128(21, 2), *TEXT),
                            [2**53 + 1, 2**53 + 2, 2**60, 5]),
-    "fractions": (NUMBERS, [0.5, -2.25, 3.125, 1e-4, 12.0]),
+    "fractions": (NUMBERS, [0.5, -2.25, 3.125, 2.0**-13, 12.0]),
     "truth": ((pa.bool_(), *TEXT), [True, False]),
     "truth as numbers": ((pa.bool_(), pa.int8(), pa.float64()), [1, 0]),
     "days": ((pa.date32(), pa.date64(), *STAMPS, *TEXT),
@@ -226,6 +226,44 @@ def test_a_large_number_is_no_fault_of_a_numeric_feature(tmp_path: Path) -> None
     )
 
 
+IDS: dict[str, Callable[[list[int]], pa.Array]] = {
+    "integer": lambda ids: pa.array(ids, pa.int64()),
+    "float": lambda ids: pa.array(ids, pa.float64()),
+    "decimal": lambda ids: pa.array(ids, pa.int64()).cast(pa.decimal128(21, 2)),
+    "text": lambda ids: pa.array([str(id) for id in ids]),
+    "pandas' text": lambda ids: pa.array([f"{id}.0" for id in ids]),
+}
+
+
+@pytest.mark.parametrize("in_labels", IDS)
+@pytest.mark.parametrize("in_log", IDS)
+def test_a_label_is_joined_by_the_value_of_the_id(
+    tmp_path: Path, in_log: str, in_labels: str
+) -> None:
+    rows = pa.table({"s": IDS[in_log]([1000, 1000, 20]), "n": [1, 2, 3], "i": list("xyz")})
+    log = _log(_write(tmp_path, "log", rows, "parquet"), item="i")
+    labels = pa.table({"s": IDS[in_labels]([20, 1000]), "buys": [0, 1]})
+    asked = _log(log.path or tmp_path, item="i", label="buys",
+                 labels=_write(tmp_path, "labels", labels, "parquet"))  # fmt: skip
+    store = prepare(log, tmp_path / "stores")
+    table = encode(store, asked.columns(), asked.tables(), labelled=True)
+    assert table["label"].to_pylist() == [1, 0]
+
+
+def test_ids_of_a_label_table_that_have_lost_digits_are_refused(tmp_path: Path) -> None:
+    rows = pa.table({"s": [16777217, 16777218], "n": [1, 2], "i": ["x", "y"]})
+    labels = pa.table({"s": pa.array([16777216.0, 16777218.0], pa.float32()), "buys": [0, 1]})
+    path = _write(tmp_path, "labels", labels, "parquet")
+    log = _log(_write(tmp_path, "log", rows, "parquet"), item="i", label="buys", labels=path)
+    with pytest.raises(UserError) as error:
+        prepare(log, tmp_path / "stores")
+    assert str(error.value) == (
+        f"{path}: column 's' is a floating-point number of 2^24 or more of 32 bits in 2 rows, for "
+        "example 16777216.0; different values become equal there: write it as an integer or as "
+        "text"
+    )
+
+
 @pytest.mark.parametrize(
     ("column", "said"),
     [
@@ -298,8 +336,8 @@ def test_values_that_training_has_not_are_told_with_count_share_and_examples(
     assert capfd.readouterr().err == ""
     _encoded(store, _new(tmp_path, pa.array(["red", None, None])))
     assert capfd.readouterr().err == (
-        f"{tmp_path}/new.parquet: 2 of 3 events (66.7%) have no value of 'c', and 0.0% in training: "
-        "predictions can't use this column\n"
+        f"{tmp_path}/new.parquet: 2 of 3 events (66.7%) have no value of 'c', and 0.0% in "
+        "training: predictions can't use this column\n"
     )
 
 
@@ -363,22 +401,13 @@ def test_a_run_goes_on_only_with_a_store_of_its_own_ids(tmp_path: Path) -> None:
         require_same_ids(first, other)
 
 
-TYPES: dict[str, Callable[[list[int]], pa.Array]] = {
-    "integer": lambda types: pa.array(types, pa.int16()),
-    "float": lambda types: pa.array(types, pa.float64()),
-    "decimal": lambda types: pa.array(types, pa.int64()).cast(pa.decimal128(21, 2)),
-    "text": lambda types: pa.array([str(kind) for kind in types]),
-    "pandas' text": lambda types: pa.array([f"{kind}.0" for kind in types]),
-}
-
-
 @pytest.mark.parametrize("wanted", [2, 2.0, "2"])
-@pytest.mark.parametrize("held", TYPES)
+@pytest.mark.parametrize("held", IDS)
 def test_an_event_type_is_compared_by_value(tmp_path: Path, held: str, wanted: Any) -> None:
     # Sequence a buys (2) at its third event, b never; 3 and 22 are other types.
     kinds = [1, 1, 2, 1, 3, 22, 1, 1]
     rows = pa.table({"s": list("aaaabbbb"), "n": range(8), "i": list("xyzxyzxy"),
-                     "kind": TYPES[held](kinds)})  # fmt: skip
+                     "kind": IDS[held](kinds)})  # fmt: skip
     path = _write(tmp_path, "log", rows, "parquet")
     described = {"item": "i", "event_type": "kind", "target_event": wanted, "keep_types": [1]}
     log = _log(path, **described)

@@ -15,6 +15,8 @@ from unrolled.data.sql import (
     Clock,
     Column,
     Given,
+    doubled_labels_query,
+    inexact_labels_query,
     microseconds,
     number,
 )
@@ -68,6 +70,40 @@ def _order_checks(column: Column) -> dict[str, str]:
     return asked
 
 
+_WRITE_EXACTLY = "; different values become equal there: write it as an integer or as text"
+
+
+def _lost_digits(column: Column) -> str:
+    size = "2^24 or more of 32 bits" if column.type == "FLOAT" else "2^53 or more"
+    return f"is a floating-point number of {size}"
+
+
+def check_label_table(labels: Column, row: Callable[[str], tuple[Any, ...]], where: str) -> None:
+    """Refuse a label table whose ids have lost digits, or stand there twice.
+
+    Args:
+        labels: The column of the ids.
+        row: Gives the only row of a query's result.
+        where: What messages call the table.
+
+    Raises:
+        UserError: When it is so.
+    """
+    if labels.type in EXACT:
+        lost, first = row(inexact_labels_query(labels))
+        if lost:
+            raise UserError(
+                f"{where}: column '{labels.name}' {_lost_digits(labels)} in {lost:,} rows, for "
+                f"example {first}{_WRITE_EXACTLY}"
+            )
+    doubled, first = row(doubled_labels_query(labels))
+    if doubled:
+        raise UserError(
+            f"{where}: {doubled:,} values of '{labels.name}' stand in more than one row, for "
+            f"example {first}"
+        )
+
+
 def look(
     columns: LogColumns,
     given: Given,
@@ -103,9 +139,7 @@ def look(
     for name in dict.fromkeys(needed):
         found.need(name)
     for name, column in given.columns.items():
-        size = "2^24 or more of 32 bits" if column.type == "FLOAT" else "2^53 or more"
-        then = "; different values become equal there: write it as an integer or as text"
-        found.bad(f"inexact {name}", name, f"is a floating-point number of {size}", then)
+        found.bad(f"inexact {name}", name, _lost_digits(column), _WRITE_EXACTLY)
     for name in columns.numeric:
         found.bad(f"odd {name}", name, "is not a finite number")
         then = "; the transform 'log' needs values >= 0: use 'standard' or 'quantile'"

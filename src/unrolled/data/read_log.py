@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unrolled.data.check_log import checks, look
+from unrolled.data.check_log import check_label_table, checks, look
 from unrolled.data.engines import Engine, EngineName, start_engine
 from unrolled.data.log import LogColumns, Table
 from unrolled.data.sql import (
@@ -22,7 +22,6 @@ from unrolled.data.sql import (
     Column,
     Given,
     distinct_query,
-    doubled_labels_query,
     ordered_query,
     other_types_query,
     value_query,
@@ -151,12 +150,7 @@ def _open(
             "labels", {columns.key: True, **dict.fromkeys(wanted.values(), False)}
         )
         given = Given(given.columns, stored)
-        doubled, first = engine.row(doubled_labels_query(stored[columns.key]))
-        if doubled:
-            raise UserError(
-                f"{labels_where}: {doubled:,} values of '{columns.key}' stand in more than one "
-                f"row, for example {first}"
-            )
+        check_label_table(stored[columns.key], engine.row, labels_where)
     asked = checks(columns, given)
     values = engine.row(f"SELECT {', '.join(asked.values())} FROM given")
     counts = dict(zip(asked, values, strict=True))

@@ -224,7 +224,7 @@ def ordered_query(columns: LogColumns, given: Given, clock: Clock) -> str:
         where = given.labels
         left, right = f"e.{key.at}", f"l.{where[columns.key].at}"
         kinds = {key.kind, where[columns.key].kind}
-        if len(kinds) > 1 and kinds != {"integer", "float"}:
+        if "text" in kinds or (len(kinds) > 1 and kinds != {"integer", "float"}):
             left, right = _id_text(left), _id_text(right)
         joins.append(f"LEFT JOIN given_labels AS l ON {left} = {right}")
         select.append(f"l.{where[columns.key].at} IS NOT NULL AS has_label_row")
@@ -273,7 +273,10 @@ def _is_type(wanted: Sequence[EventType], kind: Column) -> str:
 
 def _id_text(value: str) -> str:
     """An id as text; a whole number without its fraction, which pandas and decimals add."""
-    return rf"regexp_replace(CAST({value} AS VARCHAR), '^(-?[0-9]+)[.]0+$', '\1')"
+    text = f"CAST({value} AS VARCHAR)"
+    whole = rf"regexp_replace({text}, '^(-?[0-9]+)[.]0+$', '\1')"
+    # Most texts are seen to have none by a look at their end.
+    return f"CASE WHEN {text} LIKE '%.%0' THEN {whole} ELSE {text} END"
 
 
 def _time(column: Column, clock: Clock, zone: str) -> str:
@@ -309,6 +312,14 @@ def _stamp(column: Column, fine: bool, zone: str) -> str:
         return moved
     named = f"regexp_matches({column.at}, {literal(NAMED_ZONE)})"
     return f"CASE WHEN {named} THEN {value} ELSE {moved} END"
+
+
+def inexact_labels_query(labels: Column) -> str:
+    """Ids of the label table that have lost digits: how many, and the least of them."""
+    return (
+        f"SELECT count(*), min(CAST({labels.at} AS VARCHAR)) FROM given_labels "
+        f"WHERE abs({labels.at}) >= {EXACT[labels.type]}"
+    )
 
 
 def doubled_labels_query(labels: Column) -> str:
