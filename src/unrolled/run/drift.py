@@ -29,6 +29,7 @@ SHOWN = ("trainer.log_every_n_steps", "callbacks.progress", "logger", "name")
 JUDGED_AT_THE_END = (
     "test",
     "task.references",
+    "task.reference_scores",
     "task.reference",
     "task.events_seen",
     "task.free_run_steps",

@@ -300,10 +300,13 @@ class PurchaseIntent(SequenceTask):
                         "'unrolled[references]'; it is left out")  # fmt: skip
             return {}
         scores = {}
-        for count in [*self.events_seen, self.first_events]:
+        counts = [*self.events_seen, self.first_events]
+        for done, count in enumerate(counts):
+            self.tell("reference boosted trees, models", done, len(counts))
             judged = judge_predictions(self.metrics(), *boosted_trees(data, count))
             whole = count == self.first_events
             for name, value in judged.items():
                 if whole or name in RANKING:
                     scores[f"test/{name}" if whole else f"test/{name}@{count}"] = value
+        self.tell("reference boosted trees, models", len(counts), len(counts))
         return {self.reference: scores}
