@@ -59,7 +59,7 @@ def predict_streams(task: SequenceTask, loader: StreamLoader) -> pa.Table:
             if name in predicted:
                 finite.note(window, values)
     task.train(was_training)
-    if (error := finite.close(len(seen))) is not None:
+    if (error := finite.close(len(seen), alone=True)) is not None:
         raise error
     whole = {name: torch.cat(values, 1) for name, values in parts.items()}
     lengths = torch.full((len(whole["target"]),), whole["target"].shape[1])
@@ -115,7 +115,7 @@ def predict_source(
         for name, values in (columns | predicted).items():
             parts.setdefault(name, []).append(_column(values.cpu(), batch.lengths))
     task.train(was_training)
-    if (error := finite.close(len(source))) is not None:
+    if (error := finite.close(len(source), alone=True)) is not None:
         raise error
     table = pa.table({name: pa.chunked_array(arrays) for name, arrays in parts.items()})
     # Long sequences came first.

@@ -46,16 +46,18 @@ class FiniteOutputs:
         self._faulty: set[tuple[int, int]] = set()
         self._hook = task.register_forward_hook(self._look)
 
-    def close(self, total: int | None = None) -> NotFiniteError | None:
+    def close(self, total: int | None = None, *, alone: bool = False) -> NotFiniteError | None:
         """Look no longer; the error if an output of any process was not finite.
 
-        All processes have to call it.
+        All processes have to call it, unless one of them predicts `alone`.
 
         Args:
             total: Sequences that were predicted, over all processes, if they were counted.
+            alone: Whether only this process has predicted: the others wait for it elsewhere.
         """
         self._hook.remove()
-        faulty = set[tuple[int, int]]().union(*gather(self._faulty))
+        parts = [self._faulty] if alone else gather(self._faulty)
+        faulty = set[tuple[int, int]]().union(*parts)
         return NotFiniteError(len(faulty), total, *min(faulty)) if faulty else None
 
     def note(self, batch: SequenceBatch, values: Tensor) -> None:
