@@ -52,6 +52,15 @@ def test_purchase_intent_on_generated_sessions_beats_the_trivial_score(tmp_path:
     assert scores["test/log_loss"]["value"] < 0.8 * scores["test/log_loss"]["trivial"]
 
 
+def test_a_small_log_with_many_items_is_not_learnt_by_heart(tmp_path: Path) -> None:
+    typed = ["data.source.sessions=4000", "data.source.intent=0.3"]
+    scores = train("task=purchase_intent", "data=shop", *typed, cwd=tmp_path)
+    # 15 epochs of 3,200 sessions.
+    assert scores["steps"]["value"] == 375
+    # Wide vectors of its 1,000 items and 1,000 updates end at .75.
+    assert scores["test/auroc"]["value"] > scores["test/auroc"]["best"] - 0.07
+
+
 def test_purchase_intent_on_real_sessions_is_as_good_as_boosted_trees(
     data_dir: Path, tmp_path: Path
 ) -> None:

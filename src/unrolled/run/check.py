@@ -189,22 +189,20 @@ class _Checker:
 
 
 def _schedule_problems(config: dict[str, Any]) -> list[str]:
-    """A schedule over a number of steps needs a run that is limited by steps."""
+    """A schedule over the steps of a run needs a run that ends."""
     scheduler, trainer = config.get("scheduler"), config.get("trainer")
     if not isinstance(scheduler, dict) or not isinstance(trainer, dict):
         return []
     bound = next((k for k in ("total_steps", "T_max") if k in scheduler), None)
-    if bound is None:
+    if bound is None or trainer.get("max_epochs") not in (None, -1):
         return []
-    steps, epochs = scheduler[bound], trainer.get("max_epochs")
-    if not isinstance(steps, int) or steps < 1:
-        return [f"scheduler.{bound}: {steps} steps; set trainer.max_steps, or scheduler=constant"]
-    if epochs is not None and epochs != -1:
-        return [
-            f"trainer.max_epochs: the run would end by epochs, the scheduler's {bound}={steps} "
-            "counts steps; set trainer.max_steps instead, or scheduler=constant"
-        ]
-    return []
+    steps = scheduler[bound]
+    if isinstance(steps, int) and steps >= 1:
+        return []
+    return [
+        f"scheduler.{bound}: {steps} steps; set trainer.max_steps or trainer.max_epochs, or "
+        "scheduler=constant"
+    ]
 
 
 def _has_target(value: Any) -> bool:

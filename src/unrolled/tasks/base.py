@@ -29,6 +29,7 @@ from unrolled.tasks.carried_states import CarriedStates
 from unrolled.tasks.finite_outputs import FiniteOutputs, NotFiniteError
 from unrolled.tasks.judge import Judge, judge_constant
 from unrolled.tasks.running_mean import RunningMean
+from unrolled.tasks.schedule import fitted, tell_steps
 from unrolled.tasks.targets import asked, judged, padded, trained_on
 from unrolled.tasks.telling import Tell, untold
 
@@ -382,7 +383,7 @@ class SequenceTask(lightning.LightningModule, ABC):
             )
             if self.make_scheduler is None:
                 return optimizer
-            scheduler = self.make_scheduler(optimizer)
+            scheduler = fitted(self.make_scheduler, optimizer, self.trainer)
         except (ValueError, ZeroDivisionError) as error:
             raise UserError(f"optimizer or scheduler: {error}") from error
         return {
@@ -418,6 +419,7 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Take a restored state to where the module is by now."""
+        tell_steps(self.trainer)
         self._carried.to(self.device)
         # Else the first of the accumulated batches after a resume would log the last step again.
         self._logged_step = self.trainer.global_step
