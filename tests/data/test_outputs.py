@@ -13,7 +13,7 @@ from pyarrow import feather
 
 from unrolled.data import outputs
 from unrolled.data.outputs import TABLES, require_output, write_table
-from unrolled.data.tables import arrow_reader, read_text_columns
+from unrolled.data.tables import read_text_columns
 from unrolled.errors import UserError
 
 TABLE = pa.table({"id": ["007", "b,\t'c\"\n", None], "n": pa.array([1, 2, 3], pa.int32())})
@@ -46,11 +46,6 @@ def test_text_is_separated_and_compressed_as_its_name_says(name: str, tmp_path: 
     assert text.splitlines()[:2] == [f"id{separator}n", f"007{separator}1"]
     assert read_text_columns(path).column("id").to_pylist() == TABLE.column("id").to_pylist()
     assert [f.name for f in path.parent.iterdir()] == [name]
-
-
-def test_what_predictions_are_written_as_arrow_is_read_as_a_log(tmp_path: Path) -> None:
-    write_table(TABLE, tmp_path / "a.arrow")
-    assert arrow_reader(tmp_path / "a.arrow").read_all().equals(TABLE)
 
 
 @pytest.mark.parametrize(
