@@ -20,9 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unrolled.data.check_store import meta_checksum, read_meta
+from unrolled.data.events import EventData
 from unrolled.data.log import EventLog
 from unrolled.data.missing import NULL_TEXTS
 from unrolled.data.prepare import encode, prepare, require_same_ids
+from unrolled.data.sequences import session_columns
 from unrolled.errors import UserError
 
 FORMATS = ("parquet", "csv", "arrow")
@@ -433,3 +435,27 @@ def test_a_label_may_be_any_usual_word_for_yes_and_no(tmp_path: Path, labels: pa
     log = _log(path, item="i", label="buys")
     table = encode(store, log.columns(), log.tables(), labelled=True)
     assert table["label"].to_pylist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("users", "kind", "named"),
+    [
+        (pa.array([278015, 278015, 7], pa.int32()), "integer", [278015, 278015, 7]),
+        (pa.array(["a/b", "a/b", "07"]), "text", ["a/b", "a/b", "07"]),
+        (pa.array([2**64 - 1, 2**64 - 1, 7], pa.uint64()), "integer",
+         [str(2**64 - 1), str(2**64 - 1), "7"]),
+    ],
+)  # fmt: skip
+def test_user_and_session_are_columns_of_their_own(
+    tmp_path: Path, users: pa.Array, kind: str, named: list[Any]
+) -> None:
+    rows = pa.table({"visitor": users, "t": [0, 10_000, 0], "i": list("xyz")})
+    log = EventLog(path=_write(tmp_path, "log", rows, "parquet"), user="visitor", session_gap=30,
+                   time="t", item="i", split_by="user", val_fraction=0, test_fraction=0)  # fmt: skip
+    data = EventData(log, tmp_path / "stores", target="next_item")
+    read, _ = data.read(tmp_path / "log.parquet")
+    assert read_meta(data.store)["types"]["visitor"] == kind
+    assert read.to_pydict() == {"visitor": named, "session": [1, 2, 1]}
+    ids = pa.array([f"{user}/{number}" for user, number in zip(named, [1, 2, 1], strict=True)])
+    assert session_columns(ids, "visitor", "text")["session"].to_pylist() == [1, 2, 1]
+    assert session_columns(ids, "session", "text").column_names == ["session", "session_number"]

@@ -80,10 +80,11 @@ class LogColumns:
         hour_of_week: Add the categorical feature `hour_of_week`: 0 to 167, from Monday 0:00 UTC.
         duplicates: What to do with an event that is equal to another of its sequence in order and
             in all columns that are used: `keep` it, `drop` it, or refuse such a log as an `error`.
-        label: Column with the label of a sequence, 0 or 1 (or true and false, yes and no, t and f, y
-            and n), in the log or in the label table.
+        label: Column with the label of a sequence, 0 or 1 (or true and false, yes and no, t and f,
+            y and n), in the log or in the label table.
         target_event: Without a label column: a sequence is labelled 1 when it has an event of this
-            type, and its input ends before the first of them. Types are compared by value: 2 is 2.0.
+            type, and its input ends before the first of them. Types are compared by value: 2 is
+            2.0.
         split: Column that says `train`, `val` (also `dev`, `valid`, `validation`) or `test` for a
             sequence.
         split_by: Without a split column: `time` of the sequence's first event, or `user`, by a
