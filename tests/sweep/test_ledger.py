@@ -145,7 +145,7 @@ def test_a_finite_space_is_tried_whole_and_no_point_twice(method: str, tmp_path:
 
 
 def test_two_points_of_one_config_are_one_trial(tmp_path: Path) -> None:
-    space = sweep("grid", {"size": {"values": [1, 1.0, 2]}})
+    space = sweep("grid", {"size": {"values": [1, 1.5, 2]}})
     book = Ledger(tmp_path, space, lambda values: f"size-{int(values['size'])}", 9)
     while claim := book.claim():
         book.finish(claim.trial, 1.0, [])
@@ -348,7 +348,7 @@ def test_failed_trials_run_again_with_their_values_and_from_their_start(tmp_path
 
 
 def test_a_point_that_can_be_composed_now_has_the_id_of_its_config(tmp_path: Path) -> None:
-    space = sweep("grid", {"size": {"values": [1, 1.0, 2]}})
+    space = sweep("grid", {"size": {"values": [1, 1.5, 2]}})
     possible = False
 
     def size(values: Values) -> str:
@@ -361,7 +361,7 @@ def test_a_point_that_can_be_composed_now_has_the_id_of_its_config(tmp_path: Pat
     assert [t.state for t in book.trials()] == ["failed"] * 3
     possible = True
     assert len(book.retry_failed()) == 3
-    # 1 and 1.0 are one config.
+    # 1 and 1.5 are one config.
     assert [(t.id, t.state) for t in book.trials()] == [
         ("size-1", "running"),
         ("size-2", "running"),
