@@ -20,7 +20,7 @@ from unrolled.run.metrics_csv import MetricsCSV
 from unrolled.run.overrides import read_command_line
 from unrolled.run.predict import predict, predict_one
 from unrolled.run.session import train
-from unrolled.sweep.folder import SweepFolder
+from unrolled.sweep.folder import PLAN, SweepFolder
 
 
 @pytest.fixture
@@ -84,6 +84,7 @@ def run_and_victim(tmp_path: Path) -> tuple[Path, Path]:
     """A run directory, and a file elsewhere that nobody may touch."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("trainer: {}\n")
+    (tmp_path / "run" / PLAN).write_text("{}")
     (tmp_path / "victim").write_text("mine\n")
     return tmp_path / "run", tmp_path / "victim"
 
@@ -162,7 +163,7 @@ def test_a_partial_file_that_is_a_link_is_replaced_and_not_followed(
         assert partial.name == ".weights.partial"
         partial.write_text("new")
     assert victim.read_text() == "mine\n"
-    assert sorted(f.name for f in run.iterdir()) == ["config.yaml", "weights"]
+    assert sorted(f.name for f in run.iterdir()) == sorted(["config.yaml", PLAN, "weights"])
     (run / "train.log").symlink_to(victim)
     with pytest.raises(UserError, match="nothing is written there"):
         to_append(run / "train.log")

@@ -12,6 +12,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from unrolled.errors import UserError
 from unrolled.plain_files import to_append, written_beside
 
 
@@ -40,6 +41,7 @@ class MetricsCSV(Logger):
             lines = text[: text.rfind("\n") + 1].splitlines()
             reader = csv.DictReader(lines)
             self._rows = list(reader)
+            _require_numbers(self.path, self._rows)
             self._names = list(reader.fieldnames or self.FIRST)
             self._whole = text.endswith("\n")
             self._written = len(self._rows)
@@ -122,3 +124,17 @@ class MetricsCSV(Logger):
             writer.writeheader()
             writer.writerows(self._rows)
         self._whole, self._written = True, len(self._rows)
+
+
+def _require_numbers(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Refuse a table in which something else stands.
+
+    Raises:
+        UserError: When a value is no number, or a row has more values than there are names.
+    """
+    for line, row in enumerate(rows, 2):
+        try:
+            for value in row.values():
+                float(value or 0)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}, line {line}: is damaged: {error}") from error
