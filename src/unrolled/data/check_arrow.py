@@ -44,6 +44,8 @@ def open_batch(
             raise UserError(f"{path}: has {file.num_record_batches} record batches, not one")
         batch = file.get_batch(0)
         batch.validate(full=True)
+        if not all(_lies_in(whole, array) for array in batch.columns):
+            raise UserError(f"{path}: its columns are compressed, as no store has them")
         lists = [batch[name] for name in batch.schema.names[2:]]
         if any(array.null_count or array.values.null_count for array in lists):
             raise UserError(f"{path}: has sequences or events without a value")
@@ -124,6 +126,14 @@ def _problem_of_types(schema: pa.Schema, features: Sequence[Categorical | Numeri
     if (kind := schema.field("id").type).num_fields or pa.types.is_dictionary(kind):
         return f"its ids are of the type {kind}"
     return None
+
+
+def _lies_in(whole: pa.Buffer, array: pa.Array) -> bool:
+    """Whether the values are those of the file, and not a copy that Arrow has unpacked."""
+    first, last = whole.address, whole.address + whole.size
+    return all(
+        first <= buffer.address <= last for buffer in array.buffers() if buffer and buffer.size
+    )
 
 
 def _first_line(error: BaseException) -> str:

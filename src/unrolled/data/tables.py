@@ -178,6 +178,8 @@ def _values(line: str, separator: str, quote: str) -> list[str]:
         return line.rstrip("\r\n").split(separator)
     if not quote:
         return next(csv.reader([line], delimiter=separator, quoting=csv.QUOTE_NONE), [])
+    if len(quote) > 1:
+        raise UserError(f"data.source.quote={quote[:20]!r}: give one character, or none")
     return next(csv.reader([line], delimiter=separator, quotechar=quote), [])
 
 
