@@ -232,7 +232,8 @@ def test_labels_that_are_all_alike_or_all_different_change_nothing() -> None:
 
 def test_the_few_buyers_of_a_log_are_in_both_parts() -> None:
     labels = torch.zeros(200, dtype=torch.int64)
-    labels[[17, 50]] = 1
+    # Both would be in one part if labels were not looked at.
+    labels[divide(200, 0.5)[0][:2]] = 1
     data = GeneratedData(Numbered(), 9, 200, 9, hpo_val=0.5)
     data.source = lambda split: TensorSequences({"x": torch.zeros(200, 1)}, labels)  # type: ignore[method-assign, assignment]
     data.with_tests = False
