@@ -450,10 +450,11 @@ def test_user_and_session_are_columns_of_their_own(
     tmp_path: Path, users: pa.Array, kind: str, named: list[Any]
 ) -> None:
     rows = pa.table({"visitor": users, "t": [0, 10_000, 0], "i": list("xyz")})
-    log = EventLog(path=_write(tmp_path, "log", rows, "parquet"), user="visitor", session_gap=30,
-                   time="t", item="i", split_by="user", val_fraction=0, test_fraction=0)  # fmt: skip
+    path = _write(tmp_path, "log", rows, "parquet")
+    log = EventLog(path=path, user="visitor", session_gap=30, time="t", item="i", split_by="user",
+                   val_fraction=0, test_fraction=0)  # fmt: skip
     data = EventData(log, tmp_path / "stores", target="next_item")
-    read, _ = data.read(tmp_path / "log.parquet")
+    read, _ = data.read(path)
     assert read_meta(data.store)["types"]["visitor"] == kind
     assert read.to_pydict() == {"visitor": named, "session": [1, 2, 1]}
     ids = pa.array([f"{user}/{number}" for user, number in zip(named, [1, 2, 1], strict=True)])
