@@ -203,3 +203,10 @@ def test_prediction_by_a_received_query_needs_permission(tmp_path: Path) -> None
     with pytest.raises(UserError, match="--allow-query"):
         predict(run.path, tmp_path / "new.csv", tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("text", [b"step,loss\n0,x\n", b"step,loss\n0,\xff\n", b"step\n0,1\n"])
+def test_a_table_of_metrics_with_anything_but_numbers_is_told(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(text)
+    with pytest.raises(UserError, match=r"metrics\.csv.*: is damaged"):
+        MetricsCSV(tmp_path)

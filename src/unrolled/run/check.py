@@ -75,6 +75,11 @@ def check(
     for part in PARTS:
         if part in config and not (isinstance(config[part], dict) and "_target_" in config[part]):
             checker.problem((part,), f"nothing is chosen; name a choice, {part}=...")
+    for group in ("logger", "callbacks", "regularizer"):
+        parts = config.get(group)
+        for name, part in parts.items() if isinstance(parts, dict) else ():
+            if part is not None and not _has_target(part):
+                checker.problem((group, name), "names no class; give it a _target_, or null")
     checker.problems += _schedule_problems(config)
     if checker.problems:
         raise UserError(*checker.problems)

@@ -36,7 +36,10 @@ class MetricsCSV(Logger):
         self._written = 0
         self._whole = False
         if self.path.exists():
-            text = self.path.read_text()
+            try:
+                text = self.path.read_text()
+            except UnicodeDecodeError as error:
+                raise UserError(f"{self.path}: is damaged: {error}") from error
             # A process that dies while it writes may leave half a row, which would read as another.
             lines = text[: text.rfind("\n") + 1].splitlines()
             reader = csv.DictReader(lines)
