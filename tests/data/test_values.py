@@ -41,7 +41,7 @@ FAMILIES: dict[str, tuple[tuple[pa.DataType, ...], list[Any]]] = {
     "whole numbers": (INTEGERS, [0, 1, 7, 30, 120]),
     "long whole numbers": ((pa.int64(), pa.uint64(), pa.decimal128(21, 2), *TEXT),
                            [2**53 + 1, 2**53 + 2, 2**60, 5]),
-    "fractions": (NUMBERS, [0.5, -2.25, 3.125, 2.0**-13, 12.0]),
+    "fractions": (NUMBERS, [0.5, -2.25, 3.125, 0.015625, 12.0]),
     "truth": ((pa.bool_(), *TEXT), [True, False]),
     "truth as numbers": ((pa.bool_(), pa.int8(), pa.float64()), [1, 0]),
     "days": ((pa.date32(), pa.date64(), *STAMPS, *TEXT),
