@@ -123,11 +123,14 @@ def test_equal_values_get_equal_ids_in_any_type_and_format(
     store = prepare(log, folder / "stores")
     trained = _encoded(store, log)
     turned = types[shift % len(types) :] + types[: shift % len(types)]
-    if formats == ("csv", "csv") and family in ("fractions", "truth as numbers"):
-        turned = types  # Both are text, where 0.50 is not 0.5, and 1 not True.
     new = _log(_write(folder, "new", table(turned), formats[1]), categorical=names)
     found = _encoded(store, new)
     for name, kind, other in zip(names, types, turned, strict=True):
+        both_text = all(
+            t in TEXT or f == "csv" for t, f in zip((kind, other), formats, strict=True)
+        )
+        if both_text and family in ("fractions", "truth as numbers"):
+            continue  # In texts 0.50 is not 0.5, and 1 not True.
         (expected,), (ids,) = trained[name], found[name]
         assert len(set(expected)) == len(set(map(str, values))), f"{kind} merges values"
         assert 1 not in expected
