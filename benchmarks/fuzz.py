@@ -281,7 +281,8 @@ def _change_content(content: Any, rng: random.Random) -> Any:
     if isinstance(value, torch.Tensor) and rng.random() < 0.7:
         node[key] = rng.choice(
             (value.flatten()[:0], value.double() * float("nan"), value.to(torch.int8),
-             value.flatten(),             torch.zeros(3, 3).to_sparse(), torch.empty(2, device="meta"), value.unsqueeze(0),
+             value.flatten(), torch.zeros(3, 3).to_sparse(), torch.empty(2, device="meta"),
+             value.unsqueeze(0),
              torch.zeros(1).expand(10**9))
         )  # fmt: skip
     elif rng.random() < 0.2:
