@@ -35,6 +35,8 @@ def test_what_takes_long_has_a_line_every_few_seconds_and_what_is_quick_none(
     trainer: Any = SimpleNamespace(
         global_step=100, num_val_batches=[3.0], num_test_batches=[2.0, 40.0]
     )
+    clock.now += 60
+    plain.on_validation_start(trainer, None)
     for batch in range(3):
         clock.now += 4
         plain.on_validation_batch_end(trainer, None, None, None, batch)

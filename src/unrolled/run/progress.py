@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from pydantic import PositiveInt
 from rich.progress import Progress
 
+from unrolled.tasks.schedule import last_step
 from unrolled.terminal import Terminal, say
 
 
@@ -29,6 +30,15 @@ class PlainProgress(Callback):
         self.seconds_between = seconds_between
         self.last = -float("inf")
         self.last_step = -1
+        self.began = -float("inf")
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Only a validation that itself is long has lines of its own."""
+        self.began = time.monotonic()
+
+    def on_test_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Only a test that itself is long has lines of its own."""
+        self.began = time.monotonic()
 
     @rank_zero_only
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -48,7 +58,7 @@ class PlainProgress(Callback):
         values = trainer.callback_metrics
         shown = [f"{n} {float(values[n]):.4g}" for n in ("train/loss", self.metric) if n in values]
         steps = self.last_step = trainer.global_step
-        of = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
+        of = f"/{last}" if (last := last_step(trainer)) > 0 else ""
         # Not `current_epoch`, which at the end of training is one further than before it.
         epoch = trainer.fit_loop.epoch_progress.current.ready
         say(f"step {steps}{of}  epoch {epoch}  {'  '.join(shown)}")
@@ -84,8 +94,9 @@ class PlainProgress(Callback):
 
     @rank_zero_only
     def tell(self, name: str, done: int, total: int) -> None:
-        """Print how far something is, unless a line was printed just now or it is over."""
-        if done < total and time.monotonic() - self.last >= self.seconds_between:
+        """Print how far something is, unless it began or a line was printed just now."""
+        quiet_since = max(self.last, self.began)
+        if done < total and time.monotonic() - quiet_since >= self.seconds_between:
             self.last = time.monotonic()
             say(f"{name} {done:,} of {total:,}")
 
@@ -127,7 +138,7 @@ class Bar(RichProgressBar):
         trainer = self.trainer
         of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         steps = f", step {trainer.global_step}"
-        steps += f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
+        steps += f"/{last}" if (last := last_step(trainer)) > 0 else ""
         return f"Epoch {current_epoch + 1}{of}{steps}"
 
 

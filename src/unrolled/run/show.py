@@ -36,7 +36,9 @@ def show_scores(
     references = references or {}
     table = Table(box=SIMPLE_HEAD, pad_edge=False) if references else Table()
     table.add_column("metric", no_wrap=True)
-    for header in ("trivial", *references, "ours", "best possible"):
+    # A column without a value takes the place of others.
+    best = any(score.get("best") is not None for score in scores.values())
+    for header in ("trivial", *references, "ours", *(["best possible"] if best else [])):
         table.add_column(header.replace("_", " "), justify="right")
     reasons: dict[str, list[str]] = {}
     for name, score in scores.items():
@@ -53,7 +55,7 @@ def show_scores(
                 )
             ),
             _value(score),
-            _number(score.get("best")),
+            *([_number(score.get("best"))] if best else []),
         )
     Terminal().print(table)
     for reason, names in reasons.items():

@@ -45,6 +45,11 @@ def steps_by_epochs(trainer: lightning.Trainer) -> int | None:
     return None if steps == trainer.max_steps else steps
 
 
+def last_step(trainer: lightning.Trainer) -> int:
+    """The step at which the run ends; -1 where neither steps nor epochs say so."""
+    return steps_by_epochs(trainer) or trainer.max_steps
+
+
 def tell_steps(trainer: lightning.Trainer) -> None:
     """Say so where the log is so small that the limit of epochs ends the run before its steps."""
     steps = steps_by_epochs(trainer)
