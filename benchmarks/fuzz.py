@@ -149,8 +149,8 @@ def change_header(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def change_plain(value: Any, rng: random.Random) -> Any:
-    """One entry of nested plain data: another value, gone, or under another name."""
+def _any_entry(content: Any, rng: random.Random) -> tuple[Any, Any]:
+    """One entry of nested dictionaries and lists: what holds it, and its key there."""
     places: list[tuple[Any, Any]] = []
 
     def walk(node: Any) -> None:
@@ -160,9 +160,14 @@ def change_plain(value: Any, rng: random.Random) -> Any:
             if isinstance(inner, dict | list):
                 walk(inner)
 
+    walk(content)
+    return rng.choice(places)
+
+
+def change_plain(value: Any, rng: random.Random) -> Any:
+    """One entry of nested plain data: another value, gone, or under another name."""
     value = json.loads(json.dumps(value))
-    walk(value)
-    node, key = rng.choice(places)
+    node, key = _any_entry(value, rng)
     kind = rng.randrange(8)
     if kind == 0:
         del node[key]
@@ -266,17 +271,7 @@ def change_checkpoint(path: Path, rng: random.Random) -> None:
 
 
 def _change_content(content: Any, rng: random.Random) -> Any:
-    places: list[tuple[Any, Any]] = []
-
-    def walk(node: Any) -> None:
-        entries = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, inner in entries:
-            places.append((node, key))
-            if isinstance(inner, dict | list):
-                walk(inner)
-
-    walk(content)
-    node, key = rng.choice(places)
+    node, key = _any_entry(content, rng)
     value = node[key]
     if isinstance(value, torch.Tensor) and rng.random() < 0.7:
         node[key] = rng.choice(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -64,33 +65,15 @@ class PlainProgress(Callback):
         say(f"step {steps}{of}  epoch {epoch}  {'  '.join(shown)}")
 
     @rank_zero_only
-    def on_validation_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Print how far a long validation is."""
-        total = sum(map(int, trainer.num_val_batches))
-        self.tell(f"step {trainer.global_step}: validation, batch", batch_idx + 1, total)
+        done = _batches(trainer.num_val_batches, *args)
+        self.tell(f"step {trainer.global_step}: validation, batch", *done)
 
     @rank_zero_only
-    def on_test_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_test_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Print how far a long test is."""
-        counts = list(map(int, trainer.num_test_batches))
-        done = sum(counts[:dataloader_idx]) + batch_idx + 1
-        self.tell("test, batch", done, sum(counts))
+        self.tell("test, batch", *_batches(trainer.num_test_batches, *args))
 
     @rank_zero_only
     def tell(self, name: str, done: int, total: int) -> None:
@@ -99,6 +82,23 @@ class PlainProgress(Callback):
         if done < total and time.monotonic() - quiet_since >= self.seconds_between:
             self.last = time.monotonic()
             say(f"{name} {done:,} of {total:,}")
+
+
+def _batches(
+    counts: Sequence[int | float],
+    pl_module: Any,
+    outputs: Any,
+    batch: Any,
+    batch_idx: int,
+    dataloader_idx: int = 0,
+) -> tuple[int, int]:
+    """Number of batches done, and number of all batches, over all loaders.
+
+    Args:
+        counts: Number of batches of each loader. The other arguments are those of Lightning's hooks.
+    """
+    batches = list(map(int, counts))
+    return sum(batches[:dataloader_idx]) + batch_idx + 1, sum(batches)
 
 
 class Bar(RichProgressBar):
