@@ -373,8 +373,8 @@ def test_the_account_shows_wrong_times_the_longest_session_and_the_largest_id(
             "70 of 70 test sequences begin before the test's days do (2023-11-27 22:29:50), and "
             "training has only those that ended earlier: of users, those who stopped coming. "
             "Better cut whole histories of users by data.source.session_gap, or ask about a date: "
-            "one row a user with a label of what happens after it (data.source.labels), events "
-            "from before it",
+            "one row a user with the date (data.source.asked_at) and a label of what happens after "
+            "it (data.source.labels)",
         ),
         (
             {},

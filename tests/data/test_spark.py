@@ -188,6 +188,36 @@ def test_a_label_table_is_joined_equally_when_its_ids_are_text_and_the_log_s_are
 
 
 @needs_spark
+def test_the_moment_of_asking_is_read_equally_from_a_label_table(
+    spark: None, tmp_path: Path
+) -> None:
+    rng = random.Random(6)
+    rows = [(f"s{rng.randrange(60)}", START + rng.randrange(40 * 86_400)) for _ in range(600)]
+    pq.write_table(
+        pa.table({"s": [s for s, _ in rows], "t": [t for _, t in rows]}), tmp_path / "log.parquet"
+    )
+    asked = [f"2025-11-{1 + i % 9:02} 12:00:00.25" for i in range(60)]
+    labels = pa.table({"s": [f"s{i}" for i in range(60)], "y": [i % 3 // 2 for i in range(60)],
+                       "asked": asked})  # fmt: skip
+    pa.csv.write_csv(labels, tmp_path / "labels.csv")
+    log = EventLog(
+        path=tmp_path / "log.parquet",
+        labels=tmp_path / "labels.csv",
+        sequence="s",
+        time="t",
+        label="y",
+        asked_at="asked",
+        split_by="user",
+        gap_unit=3_600,
+    )
+    meta = _both(log, tmp_path)
+    of = {f"s{i}": 1_761_998_400.25 + i % 9 * 86_400 for i in range(60)}
+    late = sum(t >= of[s] for s, t in rows)
+    assert meta["read"]["dropped"]["events at or after the moment of asking, 'asked'"] == late > 50
+    assert meta["asked_unit"] == "timestamp"
+
+
+@needs_spark
 @pytest.mark.parametrize("ending", [".dat", ".dat.gz"])
 def test_a_csv_without_header_and_with_quotes_is_read_equally(
     spark: None, tmp_path: Path, ending: str

@@ -220,6 +220,7 @@ def tell_left_out(where: str, columns: LogColumns, read: int, kept: int) -> None
     if kept == read:
         return
     before = f" before the first '{columns.target_event}'" if columns.target_event else ""
+    before += f" before the moment of asking, '{columns.asked_at}'" if columns.asked_at else ""
     say(
         f"{where}: {read - kept:,} of {read:,} sequences are left out: they have fewer than "
         f"{columns.min_length} events{before}",

@@ -36,6 +36,8 @@ def _sequences(columns: LogColumns) -> list[str]:
         found.append("sessions that session_gap cuts have no label column; give target_event")
     if columns.split is not None and columns.session_gap is not None:
         found.append("sessions that session_gap cuts have no split column; use split_by")
+    if columns.asked_at is not None and columns.label is None:
+        found.append("asked_at, the moment at which a label is asked, needs label, its column")
     for key in ("target_event", "keep_types"):
         if getattr(columns, key) and columns.event_type is None:
             found.append(f"{key} needs event_type, the column that holds it")
@@ -43,6 +45,7 @@ def _sequences(columns: LogColumns) -> list[str]:
         ("gap", columns.gap),
         ("hour_of_week", columns.hour_of_week),
         ("session_gap", columns.session_gap is not None),
+        ("asked_at", columns.asked_at is not None),
     ):
         if given and columns.time is None:
             found.append(f"{key} needs time, the column it is computed from")
@@ -92,15 +95,21 @@ def _features(columns: LogColumns) -> list[str]:
     for key, column in of_sequence.items():
         if column is not None and column in {*categories, *numeric}:
             found.append(f"'{column}' is the {key}; as a feature it would give the answer away")
+    if columns.asked_at is not None and columns.asked_at in {*categories, *numeric, columns.time}:
+        found.append(
+            f"'{columns.asked_at}' is asked_at, the moment at which the label is asked, from which "
+            "the feature age is computed; it is neither the time of an event nor a feature itself"
+        )
     both = set(categories) & set(numeric)
     if both:
         found.append(f"categorical and numeric both name {', '.join(sorted(both))}")
     twice = {name for name in categories if categories.count(name) > 1}
     if twice:
         found.append(f"item and categorical name {', '.join(sorted(twice))} more than once")
-    for added in ("gap", "hour_of_week"):
-        if getattr(columns, added) and added in [*categories, *numeric]:
-            found.append(f"{added} adds a feature of that name, which a column has already")
+    for key, added in (("gap", "gap"), ("hour_of_week", "hour_of_week"), ("asked_at", "age")):
+        if getattr(columns, key) and added in [*categories, *numeric]:
+            name = "that name" if key == added else f"the name {added}"
+            found.append(f"{key} adds a feature of {name}, which a column has already")
     reserved = sorted({name for name in [*categories, *numeric] if name.lower() in RESERVED})
     if reserved:
         found.append(f"a feature can't be called {', '.join(reserved)}: the store's own column")

@@ -52,6 +52,14 @@ def _empty(column: Column) -> dict[str, str]:
     return bad(f"empty {column.name}", f"{column.at} IS NULL")
 
 
+def moment_checks(columns: LogColumns, column: Column) -> dict[str, str]:
+    """The aggregates that tell whether the moments of asking are right, over their view."""
+    asked = {"rows": "count(*)", f"filled {column.name}": f"count({column.at})"}
+    if column.type in EXACT:
+        asked |= bad(f"inexact {column.name}", f"abs({column.at}) >= {EXACT[column.type]}")
+    return asked | _empty(column) | time_checks(column, columns)
+
+
 def _order_checks(column: Column) -> dict[str, str]:
     asked = _empty(column)
     if column.kind == "text":
@@ -164,6 +172,39 @@ def look(
         )
         order = _read_order(given.columns[columns.own_order], found)
         clock = replace(clock, order=order)
+    if found.problems:
+        raise UserError(*dict.fromkeys(found.problems))
+    return clock
+
+
+def look_at_moment(
+    columns: LogColumns,
+    column: Column,
+    counts: Counts,
+    where: str,
+    example: Callable[[Column, int], str],
+    unit: str | None,
+) -> Clock:
+    """Refuse moments of asking that can't be right; else how they are read, by the rules of time.
+
+    Args:
+        columns: What the columns mean.
+        column: The moments.
+        counts: The values of `moment_checks`.
+        where: What messages call the table that has them.
+        example: The value of a column in a row.
+        unit: How they were written in the log that was trained on, as `Clock.spelling`.
+
+    Raises:
+        UserError: With everything that was found, each with column, count and an example.
+    """
+    name = column.name
+    found = _Findings(Given({name: column}), counts, where, example)
+    found.need(name)
+    found.bad(f"inexact {name}", name, _lost_digits(column), _WRITE_EXACTLY)
+    clock = read_time(columns, column, found, unit)
+    then = "; each sequence needs the moment of asking (data.source.asked_at)"
+    found.bad(f"empty {name}", name, "is empty", then, shown=False)
     if found.problems:
         raise UserError(*dict.fromkeys(found.problems))
     return clock

@@ -91,11 +91,15 @@ def odd_splits(
 
 def _spanning(found: Sequences, split: Bytes, columns: LogColumns) -> list[str]:
     """Whether many sequences lie on both sides of the time that divides the parts."""
-    instead = "ask about a date: one row a user with a label of what happens after it "
-    instead += "(data.source.labels), events from before it"
+    instead = (
+        "ask about a date: one row a user with the date (data.source.asked_at) and a label of "
+    )
+    instead += "what happens after it (data.source.labels)"
     if columns.session_gap is None:
         instead = f"cut whole histories of users by data.source.session_gap, or {instead}"
     if columns.test_days is not None:
+        if columns.asked_at is not None:
+            return []  # They end when they are asked about, not when a user stops coming.
         _, begin = days_begin(found, columns)
         test = split == 2
         spanning, total = int((found.begins[test] < begin).sum()), int(test.sum())

@@ -28,7 +28,7 @@ def cut_sequences(spool: Spool, columns: LogColumns, where: str) -> Sequences:
         _measure(found, columns, piece, where)
     found.drop_short(columns.min_length)
     if columns.min_support > 1:
-        _drop_rare(found, columns.min_support)
+        _drop_rare(found, columns)
         found.drop_short(columns.min_length)
     if columns.max_length is not None:
         _drop_early(found, columns.max_length)
@@ -38,6 +38,7 @@ def cut_sequences(spool: Spool, columns: LogColumns, where: str) -> Sequences:
         raise UserError(
             f"{where}: no sequence is left of {len(found):,} after {' and '.join(filters)}"
             + (f" and the cut before '{columns.target_event}'" if columns.target_event else "")
+            + (f" and the cut at '{columns.asked_at}'" if columns.asked_at else "")
         )
     return found
 
@@ -93,6 +94,8 @@ def _measure(found: Sequences, columns: LogColumns, piece: Piece, where: str) ->
             _check_forward(found, columns, piece, time, where)
     if "same_order" in found.spool:
         _look_for_copies(found, columns, piece, where)
+    if columns.asked_at is not None:
+        _end_at_moment(found, columns, piece, where)
     if columns.target_event is None:
         return
     events = np.arange(piece.stop - piece.start)
@@ -112,6 +115,30 @@ def _measure(found: Sequences, columns: LogColumns, piece: Piece, where: str) ->
         _find_ends(found, piece, until)
     found.targets[part] = has
     found.drop(f"events at or after the first '{columns.target_event}'", before - int(keep.sum()))
+
+
+def _end_at_moment(found: Sequences, columns: LogColumns, piece: Piece, where: str) -> None:
+    """Leave out what happens at or after the moment of asking, with which the sequence ends.
+
+    Raises:
+        UserError: When the events of a sequence name two moments.
+    """
+    asked = found.read("asked_time", piece)
+    first = asked[piece.heads]
+    # Of a sequence that the label table lacks it is NaN; `check_label_rows` tells.
+    differ = np.flatnonzero(np.abs(asked - np.repeat(first, piece.lengths)) > 0)
+    if len(differ):
+        owner = np.searchsorted(piece.heads, differ, "right") - 1
+        raise UserError(
+            f"{where}: column '{columns.asked_at}' must be one value a sequence "
+            f"(data.source.asked_at); {len(np.unique(owner)):,} sequences or more have several, "
+            f"for example {columns.key} {found.id_of(piece.first + int(owner[0]))}"
+        )
+    keep = found.kept_in(piece)
+    out = keep & (found.read("time", piece) >= asked)
+    keep &= ~out
+    found.ends[piece.first : piece.last] = first
+    found.drop(f"events at or after the moment of asking, '{columns.asked_at}'", int(out.sum()))
 
 
 def _find_ends(found: Sequences, piece: Piece, until: Booleans) -> None:
@@ -140,25 +167,26 @@ def _check_forward(
         )
 
 
-def _drop_rare(found: Sequences, min_support: int) -> None:
+def _drop_rare(found: Sequences, columns: LogColumns) -> None:
     """Leave out events of items with fewer than `min_support` events; one without item stays."""
     counts = np.zeros(1, np.int64)
     for piece in found.pieces():
         codes = found.read("category_0", piece)
         counts = _add_counts(counts, codes[found.kept_in(piece)], int(codes.max()) + 2)
-    rare = counts < min_support
+    rare = counts < columns.min_support
     rare[0] = False
     dropped = 0
     for piece in found.pieces():
         out = rare[found.read("category_0", piece) + 1] & found.kept_in(piece)
         found.kept_in(piece)[...] &= ~out
         dropped += int(out.sum())
-        if len(found.ends) and out.any():
+        if len(found.ends) and columns.asked_at is None and out.any():
             part = slice(piece.first, piece.last)
             before = found.ends[part].copy()
             _find_ends(found, piece, found.kept_in(piece))
             found.ends[part] = np.where(found.targets[part], before, found.ends[part])
-    found.drop(f"events of items with fewer than min_support={min_support} events", dropped)
+    what = f"events of items with fewer than min_support={columns.min_support} events"
+    found.drop(what, dropped)
 
 
 def _add_counts(counts: Integers, codes: npt.NDArray[np.int32], size: int) -> Integers:

@@ -40,7 +40,8 @@ def code_columns(columns: LogColumns) -> dict[str, str]:
 def number_columns(columns: LogColumns) -> dict[str, str]:
     """The spool's column of each numeric feature."""
     found = {name: f"number_{index}" for index, name in enumerate(columns.numeric)}
-    return {**found, "gap": "gap"} if columns.gap else found
+    found |= {"gap": "gap"} if columns.gap else {}
+    return found | ({"age": "age"} if columns.asked_at is not None else {})
 
 
 def codes(found: Sequences, column: str, piece: Piece) -> npt.NDArray[np.int32]:
@@ -60,6 +61,10 @@ def numbers(found: Sequences, column: str, transform: str, piece: Piece) -> Numb
         # Since the previous event of the whole sequence, also where that is left out.
         values[piece.heads] = 0
         values /= found.gap_unit
+    elif column == "age":
+        # Events after the moment are left out; they are read here nevertheless.
+        age = found.read("asked_time", piece) - found.read("time", piece)
+        values = np.maximum(age, 0) / found.gap_unit
     else:
         values = found.read(column, piece)
     return np.log(1 + values) if transform == "log" else values

@@ -7,7 +7,7 @@ What is left out, in this order:
 1. events without a sequence (or user), and those of other types than `keep_types`;
 2. with `user` and `session_gap`, the rest is cut into sessions;
 3. exact copies of an event, with `duplicates: drop`;
-4. events at or after the first `target_event` of a sequence;
+4. events at or after the first `target_event` of a sequence, or the moment `asked_at`;
 5. sequences with fewer than `min_length` events;
 6. events of an item that `min_support` events have not; then 5 again;
 7. all but the last `max_length` events of a sequence;
@@ -76,7 +76,7 @@ class LogColumns:
         gap: Add the feature `gap`: seconds since the previous event of the sequence, as `log`.
             None adds it where there is a time.
         gap_unit: Seconds that count as one in that logarithm, `log(1 + gap / gap_unit)`; shorter
-            gaps look much alike to a model. Below 1 where most gaps are.
+            gaps look much alike to a model. Below 1 where most gaps are. The same for `age`.
         hour_of_week: Add the categorical feature `hour_of_week`: 0 to 167, from Monday 0:00 UTC.
         duplicates: What to do with an event that is equal to another of its sequence in order and
             in all columns that are used: `keep` it, `drop` it, or refuse such a log as an `error`.
@@ -85,6 +85,10 @@ class LogColumns:
         target_event: Without a label column: a sequence is labelled 1 when it has an event of this
             type, and its input ends before the first of them. Types are compared by value: 2 is
             2.0.
+        asked_at: Column with the moment at which the label is asked, one value a sequence, written
+            as a time can be; in the label table if there is one, else in the log. It adds the
+            feature `age`: seconds from an event to that moment, as `log`; at the last event, how
+            long nothing has happened. Events at or after the moment are left out.
         split: Column that says `train`, `val` (also `dev`, `valid`, `validation`) or `test` for a
             sequence.
         split_by: Without a split column: `time` of the sequence's first event, or `user`, by a
@@ -97,7 +101,8 @@ class LogColumns:
         test_days: In the place of `test_fraction`: a sequence is tested on when it ends in the last
             so many days of the log, counted back from the last event of the sequences that the
             filters keep; both ends of the days belong to them. A sequence with a target event ends
-            at that event. Where all sequences end at midnight the days are whole dates.
+            at that event, one with `asked_at` at that moment. Where all sequences end at midnight
+            the days are whole dates.
         min_length: Shorter sequences are left out.
         min_support: Events of items with fewer events than this are left out.
         training_items_only: Leave out events of validation and test whose item no training
@@ -124,6 +129,7 @@ class LogColumns:
     duplicates: Literal["keep", "drop", "error"] = "keep"
     label: str | None = None
     target_event: EventType | None = None
+    asked_at: str | None = None
     split: str | None = None
     split_by: Literal["time", "user"] = "time"
     val_fraction: Fraction = 0.1
@@ -185,6 +191,7 @@ class LogColumns:
             **({"hour_of_week": "categorical"} if self.hour_of_week else {}),
             **self.numeric,
             **({"gap": "log"} if self.gap else {}),
+            **({"age": "log"} if self.asked_at is not None else {}),
         }
 
     def problems(self) -> list[str]:
@@ -310,7 +317,7 @@ class EventLog(LogColumns):
         return reads_log(self.query)
 
 
-_LATER = ("decimal", "time_zone")
+_LATER = ("decimal", "time_zone", "asked_at")
 """Options that came later; stores of descriptions without them are still found."""
 
 

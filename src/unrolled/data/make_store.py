@@ -86,6 +86,7 @@ class Store:
             "format_version": FORMAT_VERSION,
             "description": json.loads(description_json(columns)),
             "time_unit": log.clock.spelling,
+            **({"asked_unit": log.clock.asked.spelling} if log.clock.asked is not None else {}),
             "schema": Schema(
                 tuple(Categorical(c, len(v) + UNKNOWN_ID + 1) for c, v in vocabularies.items())
                 + tuple(Numeric(name) for name in statistics),

@@ -228,7 +228,10 @@ def prepare(
 
 def _spool(log: OpenedLog, work: Path, progress: Progress) -> Spool:
     spool = Spool(work / "events")
-    spool.write(log.batches(), log.clock.unit, progress.advance)
+    units = {"time": log.clock.unit}
+    if log.clock.asked is not None:
+        units["asked_time"] = log.clock.asked.unit
+    spool.write(log.batches(), units, progress.advance)
     if spool.events == 0:
         raise UserError(f"{log.where}: no event has a value in column '{log.columns.key}'")
     return spool
@@ -271,6 +274,7 @@ def encode(
             labelled=labelled,
             split=False,
             unit=meta["time_unit"],
+            asked_unit=meta.get("asked_unit"),
         ) as log:
             spool = _spool(log, work, Progress())
         found = cut_sequences(spool, columns, log.where)

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unrolled.data.check_log import check_label_table, checks, look
+from unrolled.data.check_log import (
+    check_label_table,
+    checks,
+    look,
+    look_at_moment,
+    moment_checks,
+)
 from unrolled.data.engines import Engine, EngineName, start_engine
 from unrolled.data.log import LogColumns, Table
 from unrolled.data.sql import (
@@ -83,6 +90,7 @@ def open_log(
     labelled: bool,
     split: bool,
     unit: str | None = None,
+    asked_unit: str | None = None,
     engine: EngineName = "duckdb",
 ) -> Iterator[OpenedLog]:
     """Read and check a log.
@@ -96,6 +104,7 @@ def open_log(
         labelled: Whether every sequence needs a label.
         split: Whether the sequences are to be split and trained on.
         unit: How times were written in the log that was trained on, as `Clock.spelling`.
+        asked_unit: How its moments of asking were written.
         engine: What reads the log; the stream is the same with either.
 
     Raises:
@@ -116,7 +125,7 @@ def open_log(
             )
             if name is not None and needed
         }
-        log = _open(started, columns, tables, wanted, split, unit)
+        log = _open(started, columns, tables, wanted, split, unit, asked_unit)
         _code(log, wanted)
         yield log
 
@@ -134,20 +143,23 @@ def _open(
     wanted: dict[str, str],
     training: bool,
     unit: str | None,
+    asked_unit: str | None,
 ) -> OpenedLog:
     events = tables["events"]
     assert events is not None
     known, where = engine.open("events", events)
-    labels = tables.get("labels") if wanted else None
+    labels = tables.get("labels") if wanted or columns.asked_at is not None else None
     labels_where, known_labels = where, None
     if labels is not None:
         known_labels, labels_where = engine.open("labels", labels)
-    in_log = {} if labels is not None else wanted
+    moment = [] if columns.asked_at is None else [columns.asked_at]
+    in_log = ([*wanted.values()], moment) if labels is None else ([], [])
     _require(columns, known, where, known_labels, labels_where, wanted)
-    given = Given(engine.store("events", _used(columns, in_log)))
+    given = Given(engine.store("events", _used(columns, *in_log)))
     if known_labels is not None:
         stored = engine.store(
-            "labels", {columns.key: True, **dict.fromkeys(wanted.values(), False)}
+            "labels",
+            dict.fromkeys(wanted.values(), False) | dict.fromkeys([columns.key, *moment], True),
         )
         given = Given(given.columns, stored)
         check_label_table(stored[columns.key], engine.row, labels_where)
@@ -159,6 +171,9 @@ def _open(
         return str(engine.row(value_query(column, row))[0])
 
     clock = look(columns, given, counts, where, example, training=training, unit=unit)
+    if columns.asked_at is not None:
+        asked_clock = _asked_clock(engine, columns, given, labels_where, asked_unit)
+        clock = replace(clock, asked=asked_clock)
     without_id = counts["rows"] - counts[f"filled {columns.key}"]
     log = OpenedLog(engine, columns, given, clock, counts["rows"], without_id, where, labels_where)
     if columns.keep_types:
@@ -171,12 +186,37 @@ def _open(
     return log
 
 
-def _used(columns: LogColumns, of_sequence: dict[str, str]) -> dict[str, bool]:
+def _asked_clock(
+    engine: Engine, columns: LogColumns, given: Given, where: str, unit: str | None
+) -> Clock:
+    """How the moments of asking are read, from the table in which they stand."""
+    assert columns.asked_at is not None
+    view, known = ("given", given.columns) if given.labels is None else (
+        "given_labels", given.labels
+    )  # fmt: skip
+    column = known[columns.asked_at]
+    asked = moment_checks(columns, column)
+    values = engine.row(f"SELECT {', '.join(asked.values())} FROM {view}")
+
+    def example(column: Column, row: int) -> str:
+        return str(engine.row(value_query(column, row, view))[0])
+
+    counts = dict(zip(asked, values, strict=True))
+    return look_at_moment(columns, column, counts, where, example, unit)
+
+
+def _used(columns: LogColumns, of_sequence: list[str], moment: list[str]) -> dict[str, bool]:
     """The columns to read, the key first; and whether the texts for no value are none there."""
-    measured = (columns.key, columns.time, columns.own_order, *columns.numeric)
-    words = (columns.used_type, *columns.categories, *of_sequence.values())
+    measured = (columns.key, columns.time, columns.own_order, *columns.numeric, *moment)
+    words = (columns.used_type, *columns.categories, *of_sequence)
     used = dict.fromkeys((name for name in measured if name is not None), True)
     return used | dict.fromkeys((n for n in words if n is not None and n not in used), False)
+
+
+_NEEDS_MOMENT = (
+    "it says when the label is asked, one value a sequence: in the label table if there is one, "
+    "else in the log, and in any new events that are to be predicted"
+)
 
 
 def _require(
@@ -199,6 +239,8 @@ def _require(
     ]
     asked = [(known, where, key, name) for key, name in pairs]
     of_sequence = [*wanted.items()]
+    if columns.asked_at is not None:
+        of_sequence.append(("asked_at", columns.asked_at))
     if known_labels is None:
         asked += [(known, where, key, name) for key, name in of_sequence]
     else:
@@ -210,7 +252,8 @@ def _require(
             if name is not None:
                 require_column(name, table, Path(file), f"data.source.{key}")
         except UserError as error:
-            problems.append(str(error))
+            then = f"; {_NEEDS_MOMENT}" if key == "asked_at" else ""
+            problems.append(f"{error}{then}")
     if problems:
         raise UserError(*problems)
 

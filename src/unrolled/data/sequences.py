@@ -55,7 +55,8 @@ class Sequences:
         kept: Number of events kept.
         first_row: The least row of its events in the files.
         begins: Time of its first event, seconds; the first row where there is no time.
-        ends: Time of its last event that is kept, or of its target event; empty without a time.
+        ends: Time of its last event that is kept, of its target event or of the moment of asking;
+            empty without a time.
         targets: Whether it has a target event.
         alive: Whether the sequence is kept.
         gap_unit: Seconds that count as one in the gap since the previous event.

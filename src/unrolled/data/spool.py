@@ -6,7 +6,7 @@ end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ class Spool:
     """The columns of the ordered events in files.
 
     Columns: `new_key` (1 where a sequence, or a user, begins), `same_order` (1 where the event is
-    equal in order to the one before), `row`, `time` (float64 seconds) and those of the stream.
+    equal in order to the one before), `row`, `time` and `asked_time` (float64 seconds) and those of
+    the stream.
 
     Args:
         folder: Where the files are.
@@ -40,14 +41,14 @@ class Spool:
     def write(
         self,
         batches: Iterable[pa.RecordBatch],
-        unit: str,
+        units: Mapping[str, str],
         advance: Callable[[int], None] = lambda events: None,
     ) -> None:
         """Write the stream.
 
         Args:
             batches: The events, ordered.
-            unit: Of the time.
+            units: The unit of `time`, and of `asked_time` if there is one.
             advance: Called with the number of events of each batch.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ class Spool:
             for batch in batches:
                 if not len(batch):
                     continue
-                arrays, begins = _arrays(batch, last, unit)
+                arrays, begins = _arrays(batch, last, units)
                 ids.append(batch["sequence_key"].filter(pa.array(begins)))
                 for name, array in arrays.items():
                     if name not in files:
@@ -89,7 +90,7 @@ class Spool:
 
 
 def _arrays(
-    batch: pa.RecordBatch, last: dict[str, Any], unit: str
+    batch: pa.RecordBatch, last: dict[str, Any], units: Mapping[str, str]
 ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
     begins = ~_like_before(batch, last, "sequence_key")
     arrays: dict[str, npt.NDArray[Any]] = {"new_key": begins}
@@ -101,10 +102,9 @@ def _arrays(
         if name in ("sequence_key", "source_row", "event_order"):
             continue
         values = batch[name].to_numpy(zero_copy_only=False)
-        if name == "event_time":
-            arrays["time"] = values.astype(np.float64) / _PER_SECOND[unit]
-        else:
-            arrays[name] = values
+        name = "time" if name == "event_time" else name
+        seconds = name in units
+        arrays[name] = values.astype(np.float64) / _PER_SECOND[units[name]] if seconds else values
     return arrays, begins
 
 

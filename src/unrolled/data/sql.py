@@ -79,12 +79,14 @@ class Clock:
         unit: Of the time as the stream has it.
         format: Of the times, for `format`.
         order: How the order column is compared; None where events are ordered by time.
+        asked: How the moment of asking is read; None without one.
     """
 
     time: Literal["number", "integer", "timestamp", "format"] | None = None
     unit: Literal["s", "ms", "us", "ns"] = "s"
     format: str | None = None
     order: Literal["integer", "number", "timestamp", "nanoseconds", "as it is"] | None = None
+    asked: Clock | None = None
 
     @property
     def spelling(self) -> str | None:
@@ -189,7 +191,8 @@ def ordered_query(columns: LogColumns, given: Given, clock: Clock) -> str:
 
     Columns: `sequence_key, source_row`, and as described `event_time` (float64 as in the log, or
     int64 microseconds), `event_order`, `is_target`, `category_<i>` (codes, -1 for none), `type`
-    (codes, where no category has them), `number_<i>`, `label`, `split` (codes) and `has_label_row`.
+    (codes, where no category has them), `number_<i>`, `label`, `split` (codes), `asked_time` (as
+    `event_time`, in a unit of its own) and `has_label_row`.
     """
     of = given.columns
     key = of[columns.key]
@@ -235,6 +238,10 @@ def ordered_query(columns: LogColumns, given: Given, clock: Clock) -> str:
             value = f"CAST({at} AS VARCHAR)" if where[wanted].kind == "timestamp" else at
             joins.append(f"LEFT JOIN codes_{role} ON codes_{role}.value = {value}")
             select.append(f"coalesce(codes_{role}.code, -1) AS {role}")
+    if columns.asked_at is not None:
+        assert clock.asked is not None
+        asked = _time(where[columns.asked_at], clock.asked, columns.time_zone)
+        select.append(f"{asked} AS asked_time")
     return (
         f"SELECT {', '.join(select)} FROM given AS e {' '.join(joins)} "
         f"WHERE e.{key.at} IS NOT NULL{kept} ORDER BY sequence_key, {order}"
@@ -330,6 +337,6 @@ def doubled_labels_query(labels: Column) -> str:
     )
 
 
-def value_query(column: Column, row: int) -> str:
-    """The value of a column in a row, as text."""
-    return f"SELECT CAST({column.at} AS VARCHAR) FROM given WHERE source_row = {row}"
+def value_query(column: Column, row: int, table: str = "given") -> str:
+    """The value of a column in a row of a view, as text."""
+    return f"SELECT CAST({column.at} AS VARCHAR) FROM {table} WHERE source_row = {row}"
