@@ -28,7 +28,8 @@ from unrolled.run.compose import compose
 from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment
 from unrolled.run.overrides import read_command_line
-from unrolled.run.training import build_experiment, build_trainer, quiet
+from unrolled.run.trainer import build_trainer
+from unrolled.run.training import build_experiment, quiet
 
 
 class EverySecondEpoch(Callback):
@@ -64,7 +65,7 @@ def one_round(epochs: int, seconds: float) -> tuple[float, int]:
     experiment = Experiment(**config)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(config, Path(folder) / "run", "benchmark")
-        data, task = build_experiment(experiment, run)
+        data, task = build_experiment(experiment)
         trainer = build_trainer(experiment, run, data, task)
         checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))
         timer = EverySecondEpoch(checkpoints, seconds)

@@ -39,14 +39,15 @@ from unrolled.run.compose import compose
 from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment
 from unrolled.run.overrides import read_command_line
-from unrolled.run.training import build_experiment, build_trainer, quiet
+from unrolled.run.trainer import build_trainer
+from unrolled.run.training import build_experiment, quiet
 
 
 class ByHand:
     """The loop that a practitioner would write."""
 
     def __init__(self, experiment: Experiment, run: RunDirectory) -> None:
-        data, task = build_experiment(experiment, run)
+        data, task = build_experiment(experiment)
         self.model = task.model
         self.optimizer = task.make_optimizer(self.model.parameters())
         self.scheduler = task.make_scheduler(self.optimizer)
@@ -93,7 +94,7 @@ def one_round(config: dict[str, Any]) -> tuple[float, float]:
         lightning.seed_everything(0, verbose=False)
         by_hand = ByHand(experiment, run)
         lightning.seed_everything(0, verbose=False)
-        data, task = build_experiment(experiment, run)
+        data, task = build_experiment(experiment)
         trainer = build_trainer(experiment, run, data, task)
         timer = SideBySide(by_hand)
         trainer.callbacks.append(timer)

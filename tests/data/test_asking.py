@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unrolled.data.log import EventLog, LogColumns, description_json
-from unrolled.data.prepare import encode, prepare
+from unrolled.data.new_events import encode
+from unrolled.data.prepare import prepare
 from unrolled.errors import UserError
 
 DAY = 86_400

@@ -14,7 +14,8 @@ import pytest
 from unrolled.data import check_store as module
 from unrolled.data.check_store import FORMAT_VERSION, check_store
 from unrolled.data.log import EventLog
-from unrolled.data.prepare import encode, prepare
+from unrolled.data.new_events import encode
+from unrolled.data.prepare import prepare
 from unrolled.data.write_store import appears_complete
 from unrolled.errors import UserError
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from unrolled.data import make_store
 from unrolled.data.log import EventLog, LogColumns
-from unrolled.data.prepare import encode, prepare, store_path
+from unrolled.data.new_events import encode
+from unrolled.data.prepare import prepare, store_path
 from unrolled.data.store import read_meta
 from unrolled.errors import UserError
 

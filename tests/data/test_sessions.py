@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from unrolled.data import sequences, spool, write_store
 from unrolled.data.log import EventLog
-from unrolled.data.prepare import encode, prepare
+from unrolled.data.new_events import encode
+from unrolled.data.prepare import prepare
 from unrolled.data.store import read_meta
 from unrolled.errors import UserError
 

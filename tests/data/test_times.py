@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from unrolled.data.files import LogFiles
 from unrolled.data.log import EventLog, LogColumns
-from unrolled.data.prepare import encode, prepare
+from unrolled.data.new_events import encode
+from unrolled.data.prepare import prepare
 from unrolled.data.store import read_meta
 from unrolled.data.time_format import format_problem, iso_text
 from unrolled.errors import UserError

@@ -23,7 +23,8 @@ from unrolled.data.check_store import meta_checksum, read_meta
 from unrolled.data.events import EventData
 from unrolled.data.log import EventLog
 from unrolled.data.missing import NULL_TEXTS
-from unrolled.data.prepare import encode, prepare, require_same_ids
+from unrolled.data.new_events import encode
+from unrolled.data.prepare import prepare, require_same_ids
 from unrolled.data.sequences import session_columns
 from unrolled.errors import UserError
 

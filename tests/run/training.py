@@ -11,7 +11,8 @@ from unrolled.run.compose import compose
 from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment
 from unrolled.run.overrides import read_command_line
-from unrolled.run.training import build_experiment, build_trainer, quiet
+from unrolled.run.trainer import build_trainer
+from unrolled.run.training import build_experiment, quiet
 from unrolled.tasks.base import SequenceTask
 
 
@@ -37,7 +38,7 @@ class Run:
         experiment = Experiment(**config)
         quiet()
         lightning.seed_everything(experiment.seed, verbose=False)
-        self.data, self.task = build_experiment(experiment, self.directory)
+        self.data, self.task = build_experiment(experiment)
         self.trainer = build_trainer(experiment, self.directory, self.data, self.task)
 
     def fit(self) -> None:

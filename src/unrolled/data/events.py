@@ -22,11 +22,11 @@ from unrolled.data.check_store import check_schema
 from unrolled.data.engines import EngineName
 from unrolled.data.log import EventLog, Table
 from unrolled.data.module import SequenceData, Split
+from unrolled.data.new_events import encode
 from unrolled.data.placement import Placement, place
 from unrolled.data.prepare import (
     KnownLaw,
     LogSource,
-    encode,
     fingerprint,
     prepare,
     read_vocabulary,

@@ -7,7 +7,7 @@ Apart from it is what EBES calls `hpo_val` (Osin et al. 2024, https://arxiv.org/
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol, TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
 from pydantic import Field
@@ -20,14 +20,6 @@ HPO_VAL = "hpo_val"
 """The option of the data, and the prefix of the metrics."""
 
 Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
-
-
-class DivisibleSource(Source, Protocol):
-    """Sequences of which some can be taken."""
-
-    def take(self, rows: Tensor) -> Source:
-        """The sequences `rows`, `[sequence]` int64 on the CPU, as a source of their own."""
-        ...
 
 
 def divide(count: int, share: float, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:

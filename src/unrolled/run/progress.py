@@ -92,10 +92,9 @@ def _batches(
     batch_idx: int,
     dataloader_idx: int = 0,
 ) -> tuple[int, int]:
-    """Number of batches done, and number of all batches, over all loaders.
+    """Number of batches done and of all, over all loaders; `counts` has those of each loader.
 
-    Args:
-        counts: Number of batches of each loader. The other arguments are those of Lightning's hooks.
+    The other arguments are those of Lightning's hooks.
     """
     batches = list(map(int, counts))
     return sum(batches[:dataloader_idx]) + batch_idx + 1, sum(batches)

@@ -4,44 +4,38 @@ from __future__ import annotations
 
 import logging
 import math
-import subprocess
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import lightning
 import pyarrow as pa
 import torch
-from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.loggers import Logger
 
 from unrolled.data.module import SequenceData
 from unrolled.errors import TrainingError, UserError
 from unrolled.run.checkpoint import load_weights
-from unrolled.run.checkpoint_files import CheckpointFiles, set_aside, to_go_on_from
+from unrolled.run.checkpoint_files import set_aside, to_go_on_from
 from unrolled.run.checkpoints import Checkpoints
 from unrolled.run.directory import RunDirectory
-from unrolled.run.experiment import Experiment, build, wanted
+from unrolled.run.environment import environment
+from unrolled.run.experiment import Experiment
 from unrolled.run.interruption import Interrupted, interruption
-from unrolled.run.metrics_csv import MetricsCSV
-from unrolled.run.monitor import monitor_of, require_defined, undefined_apart
-from unrolled.run.numerics import deterministic_errors, numerics
+from unrolled.run.numerics import deterministic_errors
 from unrolled.run.predictions import named, predict_split, tested
 from unrolled.run.progress import Bar, PlainProgress
 from unrolled.run.remarks import overfitting
-from unrolled.run.run_state import RunState, Unprofiled
-from unrolled.run.validation_size import most_validated, sampled
+from unrolled.run.run_state import RunState
+from unrolled.run.trainer import build_trainer
+from unrolled.run.validation_size import sampled
 from unrolled.tasks.base import SequenceTask
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("unrolled", "torch", "lightning", "torchmetrics", "hydra-core", "wandb", "duckdb",
-            "pyarrow", "numpy")  # fmt: skip
 LARGEST_PREDICTIONS = 100_000
 """Test sets with up to so many targets have their predictions in the run directory."""
 
@@ -56,7 +50,7 @@ def train(run: RunDirectory) -> None:
     experiment = Experiment(**config)
     quiet()
     lightning.seed_everything(experiment.seed, workers=True, verbose=False)
-    data, task = build_experiment(experiment, run)
+    data, task = build_experiment(experiment)
     if (run.path / "schema").is_dir():
         # Of a run that goes on: not on other data than it began with.
         data.load_schema(run.path / "schema")
@@ -174,85 +168,11 @@ def _told_of(checkpoint: Path | None, trainer: lightning.Trainer) -> Iterator[No
         ) from error
 
 
-def build_experiment(
-    experiment: Experiment, run: RunDirectory
-) -> tuple[SequenceData, SequenceTask]:
+def build_experiment(experiment: Experiment) -> tuple[SequenceData, SequenceTask]:
     """The data module and the task, the weights at their start."""
     data = experiment.build_data()
     data.require_usable(("train", "val", "test") if experiment.test else ("train", "val"))
     return data, experiment.build_task(data)
-
-
-def build_trainer(
-    experiment: Experiment, run: RunDirectory, data: SequenceData, task: SequenceTask
-) -> lightning.Trainer:
-    """The trainer with loggers and callbacks.
-
-    Raises:
-        UserError: When the machine does not have what the trainer asks for.
-    """
-    node = dict(experiment.trainer)
-    if node.get("accelerator") == "gpu" and not torch.cuda.is_available():
-        raise UserError(
-            "trainer.accelerator=gpu: this machine has no CUDA device; use trainer=cpu, or "
-            "trainer=auto for the best there is"
-        )
-    if node.get("reload_dataloaders_every_n_epochs"):
-        raise UserError(
-            "trainer.reload_dataloaders_every_n_epochs: a loader knows its epoch, and a new one "
-            "would begin with the first again; leave it out"
-        )
-    validates = len(data.validation()) > 0 and node.get("limit_val_batches", 1) != 0
-    if validates:
-        data.most_validated = most_validated(task, data, node)
-    monitor = monitor_of(task, data) if validates else None
-    if monitor is not None:
-        require_defined(experiment.callbacks, task, data)
-    supplied = {
-        "run_dir": run.path,
-        "config": run.config(),
-        "monitor": None if monitor is None else monitor.name,
-        "monitor_mode": task.mode if monitor is None else monitor.mode,
-        "main_metric": task.main_metric,
-    }
-    of_callbacks = {**supplied, "mode": supplied["monitor_mode"]}
-    loggers: list[Logger] = [MetricsCSV(run.path)]
-    for name, part in experiment.logger.items():
-        built = build(part, f"logger.{name}", **wanted(part, supplied))
-        if built is not None:
-            loggers.append(built)
-    callbacks: list[Callback] = [RunState(run)]
-    for name, part in experiment.callbacks.items():
-        callbacks.append(build(part, f"callbacks.{name}", **wanted(part, of_callbacks)))
-    plugins = [build(part, "trainer.plugins") for part in node.pop("plugins", None) or []]
-    # The bar is a callback that knows where it prints.
-    node = {
-        "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "profiler": Unprofiled(),
-        **node,
-        **numerics(node),
-    }
-    if not validates:
-        node["limit_val_batches"] = 0
-    trainer: lightning.Trainer = build(
-        node,
-        "trainer",
-        logger=loggers,
-        callbacks=callbacks,
-        default_root_dir=run.path,
-        plugins=[CheckpointFiles(), *plugins],
-        # Our loaders shard themselves.
-        use_distributed_sampler=False,
-    )
-    if monitor is not None and trainer.is_global_zero:
-        for told in filter(None, (sampled(data), monitor.told(), undefined_apart(task, data))):
-            log.warning("%s", told)
-    # Lightning's handler of SIGTERM waits for the other processes, which may not have it.
-    signals = trainer._signal_connector
-    signals.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    return trainer
 
 
 def judge(task: SequenceTask, data: SequenceData) -> dict[str, Any]:
@@ -300,32 +220,6 @@ def finish(run: RunDirectory, task: SequenceTask, data: SequenceData) -> None:
     except Exception:
         # A picture is not worth a run.
         logging.getLogger("traceback").exception("the plots could not be drawn")
-
-
-def environment(trainer: lightning.Trainer) -> dict[str, Any]:
-    """Versions, commit and device: what a stranger needs to do the same again."""
-    root = Path(__file__).parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(root), *arguments],
-                capture_output=True, text=True, timeout=5, check=True,
-            )  # fmt: skip
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    commit = git("rev-parse", "HEAD")
-    device = trainer.strategy.root_device
-    return {
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "commit": commit,
-        "uncommitted_changes": bool(git("status", "--porcelain")) if commit else None,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processes": trainer.world_size,
-        "threads": torch.get_num_threads(),
-    }
 
 
 def quiet() -> None:

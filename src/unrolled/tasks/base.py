@@ -22,12 +22,11 @@ from unrolled.data.schema import Schema
 from unrolled.errors import UserError
 from unrolled.metrics.undefined import NOTHING
 from unrolled.models.readout import EveryStep
-from unrolled.models.row_adam import ROWS, RowAdam
-from unrolled.models.row_gradients import clip, unite_rows, use_row_gradients
 from unrolled.models.sequence import SequenceModel
 from unrolled.tasks.carried_states import CarriedStates
 from unrolled.tasks.finite_outputs import FiniteOutputs, NotFiniteError
 from unrolled.tasks.judge import Judge, judge_constant
+from unrolled.tasks.row_tables import RowTables
 from unrolled.tasks.running_mean import RunningMean
 from unrolled.tasks.schedule import fitted, tell_steps
 from unrolled.tasks.targets import asked, judged, padded, trained_on
@@ -92,10 +91,7 @@ class SequenceTask(lightning.LightningModule, ABC):
         self._unlogged = RunningMean()
         self._logged_step = 0
         self._carried = CarriedStates()
-        # Tables whose rows the optimizer updates one by one.
-        made = getattr(optimizer, "func", optimizer)
-        by_row = isinstance(made, type) and issubclass(made, RowAdam)
-        self._row_tables = model.row_tables() if by_row else []
+        self._row_tables = RowTables(model, optimizer)
         # Asked once: to look for the method costs as much as a small layer.
         self._reinforced = isinstance(model.encoder, Reinforced)
 
@@ -109,10 +105,7 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Choose the layout of the tables' gradients, before DDP asks for it."""
-        strategy = self.trainer.strategy
-        # NCCL can't add up sparse tensors. RowAdam updates a whole gradient by the same rule.
-        if strategy.root_device.type == "cpu" or self.trainer.world_size == 1:
-            use_row_gradients(self._row_tables)
+        self._row_tables.choose_layout(self.trainer)
 
     @abstractmethod
     def metrics(self) -> dict[str, Any]:
@@ -210,7 +203,7 @@ class SequenceTask(lightning.LightningModule, ABC):
 
     def on_after_backward(self) -> None:
         """Let each row of a table's gradient stand once, for those who look at gradients."""
-        unite_rows(self._row_tables)
+        self._row_tables.unite()
 
     def configure_gradient_clipping(
         self,
@@ -224,9 +217,8 @@ class SequenceTask(lightning.LightningModule, ABC):
                 optimizer, gradient_clip_val, gradient_clip_algorithm
             )
         elif gradient_clip_val:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            clip(gradients, gradient_clip_val, by_value=gradient_clip_algorithm == "value")
+            by_value = gradient_clip_algorithm == "value"
+            self._row_tables.clip(optimizer, gradient_clip_val, by_value=by_value)
 
     def on_train_batch_end(self, outputs: Any, batch: SequenceBatch, batch_idx: int) -> None:
         """Log the mean loss of the last `log_every_n_steps` steps, of all processes."""
@@ -373,14 +365,8 @@ class SequenceTask(lightning.LightningModule, ABC):
         Raises:
             UserError: When one of them refuses its arguments.
         """
-        tables = {table.weight: None for table in self._row_tables}
-        others = [p for p in self.parameters() if p not in tables]
         try:
-            optimizer = self.make_optimizer(
-                [{"params": others}, {"params": list(tables), ROWS: True}]
-                if tables
-                else self.parameters()
-            )
+            optimizer = self.make_optimizer(self._row_tables.groups(self.parameters()))
             if self.make_scheduler is None:
                 return optimizer
             scheduler = fitted(self.make_scheduler, optimizer, self.trainer)

@@ -1,4 +1,4 @@
-"""A learning-rate schedule that ends with the run, also where epochs end the run before its steps."""
+"""A learning-rate schedule that ends with the run, also where epochs end it before its steps."""
 
 from __future__ import annotations
 
