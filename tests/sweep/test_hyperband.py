@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.sweep.hyperband import bands, should_stop
-from unrolled.sweep.space import EarlyTerminate
+from unrolled.sweep.sections import EarlyTerminate
 
 
 def rule(**fields: object) -> EarlyTerminate:

@@ -17,7 +17,8 @@ from unrolled.run.overrides import read_command_line
 from unrolled.sweep.check import Checked, check_sweep, corners_of, num_corners
 from unrolled.sweep.command import check_file
 from unrolled.sweep.metric_names import metric_names, require_goal
-from unrolled.sweep.space import Metric, Sweep, read_sweep
+from unrolled.sweep.sections import Metric
+from unrolled.sweep.space import Sweep, read_sweep
 
 ROOT = Path(__file__).parents[2]
 OURS = sorted((ROOT / "sweeps").glob("*.yaml"))

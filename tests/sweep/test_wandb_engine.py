@@ -21,7 +21,8 @@ from unrolled.errors import UserError
 from unrolled.sweep.hyperband import should_stop
 from unrolled.sweep.points import grid
 from unrolled.sweep.read_parameters import KINDS, read_parameter
-from unrolled.sweep.space import EarlyTerminate, Sweep
+from unrolled.sweep.sections import EarlyTerminate
+from unrolled.sweep.space import Sweep
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
 

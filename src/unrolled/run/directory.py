@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,7 @@ import yaml
 from unrolled.errors import UserError
 from unrolled.plain_files import require_plain_files, to_append, write_text
 from unrolled.run.drift import identity
-
-MOST_NESTED, MOST_VALUES = 50, 100_000
-"""How deep a config may be, and how many values it may have at one depth."""
+from unrolled.run.plain_config import read_plain
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 """The checkpoints of a run; previous.ckpt was last.ckpt before."""
@@ -96,16 +94,7 @@ class RunDirectory:
         Raises:
             UserError: When it is not what a run has.
         """
-        path = self.path / "config.yaml"
-        try:
-            config = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
-            line = f", line {mark.line + 1}" if mark else ""
-            raise UserError(f"{path}{line}: not a config of plain values: {problem}") from error
-        if not isinstance(config, dict) or not _is_plain([config]):
-            raise UserError(f"{path}: not the config of a run")
-        return config
+        return read_plain(self.path / "config.yaml")
 
     def config_hash(self) -> str:
         """Of the bytes of config.yaml: what all processes of a run must agree on."""
@@ -255,29 +244,6 @@ def config_hash(config: dict[str, Any]) -> str:
 def task_name(config: dict[str, Any]) -> str:
     """What the runs of a config are called; without a name, the module of the task."""
     return config.get("name") or str(config["task"]["_target_"]).split(".")[-2]
-
-
-def _is_plain(values: Collection[Any]) -> bool:
-    """Whether all is plain data, and no more of it than a config has.
-
-    YAML's aliases can make a short file endless.
-    """
-    level: list[Any] = list(values)
-    for _ in range(MOST_NESTED):
-        below = [list(v.values()) if isinstance(v, dict) else v for v in level
-                 if isinstance(v, dict | list)]  # fmt: skip
-        names = (name for v in level if isinstance(v, dict) for name in v)
-        scalars = (v for v in level if not isinstance(v, dict | list))
-        if not all(isinstance(name, str) for name in names) or not all(
-            v is None or isinstance(v, bool | int | float | str) for v in scalars
-        ):
-            return False
-        if sum(map(len, below)) > MOST_VALUES:
-            return False
-        level = [value for part in below for value in part]
-        if not level:
-            return True
-    return False
 
 
 def now() -> float:

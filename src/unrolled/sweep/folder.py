@@ -35,7 +35,8 @@ from unrolled.sweep.check import (
 )
 from unrolled.sweep.ledger import Ledger
 from unrolled.sweep.points import BayesSampler
-from unrolled.sweep.space import Metric, Sweep, Values, find_sweep_file, read_sweep
+from unrolled.sweep.sections import Metric
+from unrolled.sweep.space import Sweep, Values, find_sweep_file, read_sweep
 from unrolled.sweep.storage import has_password, shown_url
 from unrolled.sweep.study import WorkerError
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from unrolled.sweep.space import EarlyTerminate
+from unrolled.sweep.sections import EarlyTerminate
 
 MOST_BANDS = 100
 

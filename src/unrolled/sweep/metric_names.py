@@ -17,7 +17,8 @@ import griffe
 
 from unrolled.errors import UserError, did_you_mean
 from unrolled.run.signatures import find_object, read_signature
-from unrolled.sweep.space import TUNING, Metric
+from unrolled.sweep.sections import Metric
+from unrolled.sweep.space import TUNING
 
 ANY = "*"
 _LOSS = "loss"

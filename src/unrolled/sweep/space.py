@@ -1,8 +1,4 @@
-"""A sweep file in W&B's own format, read and checked by itself: the space that is searched.
-
-The keys are those of the JSON schema of W&B's sweep engine (`sweeps`, `config/schema.json`), where
-unknown keys are refused, too.
-"""
+"""A sweep file in W&B's own format, read and checked by itself: the space that is searched."""
 
 from __future__ import annotations
 
@@ -10,16 +6,9 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import ValidationError
 
 import unrolled
 from unrolled.errors import UserError, did_you_mean
@@ -27,6 +16,7 @@ from unrolled.sweep.continuous import LogUniform
 from unrolled.sweep.distributions import Constant, Parameter
 from unrolled.sweep.read_parameters import explain, read_parameters
 from unrolled.sweep.read_yaml import read_yaml
+from unrolled.sweep.sections import Metric, SweepFile, known_keys
 from unrolled.sweep.sweep_command import PROGRAM, SweepCommand
 from unrolled.sweep.typed import as_typed
 
@@ -44,86 +34,6 @@ NOT_OURS = {
     "image_uri": "a trial here is a run of train.py, not an image of W&B Launch",
 }
 """The keys of W&B's schema that `unrolled sweep` can't heed, and why."""
-
-
-class _Section(BaseModel):
-    """A part of a sweep file: unknown keys, other types and keys without a value are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _says_something(cls, value: Any) -> Any:
-        if value is None:
-            raise ValueError("nothing stands there; give it a value, or leave it out")
-        return value
-
-
-class Metric(_Section):
-    """What is to become small or large."""
-
-    name: str
-    goal: Literal["minimize", "maximize"] = "minimize"
-    target: float | None = None
-    impute: Literal["latest", "best", "worst"] = "worst"
-    impute_while_running: Literal["latest", "best", "worst", "false"] = "false"
-
-
-class Controller(_Section):
-    """Who draws the trials of W&B's own sweep; nothing to `unrolled sweep`."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: Literal["local", "cloud"]
-
-
-class EarlyTerminate(_Section):
-    """When W&B's hyperband stops a trial; see `hyperband`."""
-
-    type: Literal["hyperband"]
-    min_iter: Annotated[int, Field(ge=1)] | None = None
-    max_iter: Annotated[int, Field(ge=1)] | None = None
-    s: Annotated[int, Field(ge=1)] | None = None
-    eta: Annotated[float, Field(gt=1)] = 3.0
-    strict: bool = True
-
-    @model_validator(mode="after")
-    def _says_when(self) -> EarlyTerminate:
-        if self.min_iter is None and (self.max_iter is None or self.s is None):
-            raise ValueError("give min_iter, or max_iter and s")
-        if self.max_iter is not None and self.max_iter < self.eta:
-            raise ValueError("max_iter / eta is below 1: no trial would ever be judged")
-        return self
-
-
-class _File(_Section):
-    program: str
-    method: Literal["grid", "random", "bayes"]
-    parameters: Any
-    metric: Metric | None = None
-    early_terminate: EarlyTerminate | None = None
-    command: list[Any] | None = None
-    run_cap: Annotated[int, Field(ge=1)] | None = None
-    name: str | None = None
-    description: str | None = None
-    project: str | None = None
-    entity: str | None = None
-    apiVersion: str | None = None  # noqa: N815 - W&B's own name.
-    kind: Literal["sweep"] | None = None
-    controller: Controller | None = None
-
-    @model_validator(mode="after")
-    def _has_a_metric_where_trials_are_judged(self) -> _File:
-        if self.metric is None and (self.method == "bayes" or self.early_terminate is not None):
-            judge = "method: bayes" if self.method == "bayes" else "early_terminate"
-            raise ValueError(f"metric: missing; {judge} judges trials by it")
-        return self
-
-
-def _known(above: str) -> list[str]:
-    """The keys below one."""
-    models: dict[str, type[BaseModel]] = {"metric": Metric, "early_terminate": EarlyTerminate}
-    return list(models.get(above, _File).model_fields)
 
 
 class Sweep:
@@ -151,9 +61,9 @@ class Sweep:
                             f"{NOT_OURS['scheduler']}")  # fmt: skip
             content = {**content, "method": "random"}
         try:
-            file = _File.model_validate({k: v for k, v in content.items() if k not in NOT_OURS})
+            file = SweepFile.model_validate({k: v for k, v in content.items() if k not in NOT_OURS})
         except ValidationError as error:
-            problems += [f"{path}: {text}" for text in explain(error, _known)]
+            problems += [f"{path}: {text}" for text in explain(error, known_keys)]
         found, wrong = (
             read_parameters(content["parameters"]) if "parameters" in content else ({}, [])
         )
