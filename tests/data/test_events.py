@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ LINES = [
 ]
 
 
-def _data(folder: Path, name: str = "log.csv", **changes: Any) -> EventData:
+def _data(
+    folder: Path, name: str = "log.csv", categorical: Sequence[str] = ("page",), **changes: Any
+) -> EventData:
     log = EventLog(
         path=folder / name,
         sequence="visit",
         order="second",
         time="second",
-        categorical=["page"],
+        categorical=categorical,
         numeric={"price": "standard"},
         gap=True,
         label="buys",
@@ -58,6 +61,19 @@ def _trained(folder: Path) -> Path:
     shutil.rmtree(folder / "stores")
     (folder / "log.csv").rename(folder / "gone.csv")
     return folder / "schema"
+
+
+def test_a_log_without_categories_is_saved_and_read_like_any_other(folder: Path) -> None:
+    data = _data(folder, categorical=[])
+    data.prepare_data()
+    data.save_schema(folder / "schema")
+    assert [file.name for file in (folder / "schema").iterdir()] == ["store.json"]
+    new = _data(folder, categorical=[])
+    new.load_schema(folder / "schema")
+    names, source = new.read(folder / "new.csv")
+    assert names["visit"].to_pylist() == ["009", "b"]
+    assert [f.name for f in new.schema.features] == ["price", "gap"]
+    assert source.lengths.tolist() == [2, 1]
 
 
 def test_the_loaders_give_the_splits_of_the_store(folder: Path) -> None:

@@ -379,7 +379,7 @@ class EventData(SequenceData):
 
     def save_schema(self, directory: Path) -> None:
         """Copy what encodes new events: description, statistics and vocabularies."""
-        for file in [self.store / "store.json", *(self.store / "vocab").iterdir()]:
+        for file in [self.store / "store.json", *self.store.glob("vocab/*")]:
             copy = directory / file.relative_to(self.store)
             copy.parent.mkdir(parents=True, exist_ok=True)
             with written_beside(copy) as partial:
