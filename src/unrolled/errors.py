@@ -30,7 +30,7 @@ def disk_problem(error: BaseException, place: str = "a file of this command") ->
     """What is wrong with the disk, such as no room or no right to write; None for other errors.
 
     Args:
-        error: What was raised.
+        error: The error that was raised.
         place: Named where the error names no file.
     """
     if not isinstance(error, OSError) or error.errno not in _OF_THE_DISK:

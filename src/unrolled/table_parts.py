@@ -21,7 +21,7 @@ class _Shown:
     """A column and the widths that it can have, in characters.
 
     Args:
-        column: Of the whole table.
+        column: A column of the whole table.
         least: With it no number and no name of a column is broken.
         most: With it nothing is.
     """

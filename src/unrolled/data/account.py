@@ -149,7 +149,7 @@ def tell_unknown(
     """Tell how many values of new events the vocabulary of a run has not, where some are so.
 
     Args:
-        where: What messages call the log.
+        where: Name of the log in messages.
         column: The categorical column.
         words: The text of each of its codes, in order.
         counts: `[code + 1]`: the number of events that have it, and at last of those without.
@@ -180,7 +180,7 @@ def tell_missing(where: str, column: str, missing: int, events: int, usual: floa
     """Tell of a column that most of the new events lack, where training had it.
 
     Args:
-        where: What messages call the log.
+        where: Name of the log in messages.
         column: The categorical or numeric column.
         missing: Number of events without a value of it.
         events: Number of all events.
@@ -212,7 +212,7 @@ def tell_left_out(where: str, columns: LogColumns, read: int, kept: int) -> None
     """Tell how many sequences of new events are left out, where some are.
 
     Args:
-        where: What messages call the log.
+        where: Name of the log in messages.
         columns: What its columns mean.
         read: Number of sequences read.
         kept: Number of those that are encoded.
@@ -232,8 +232,8 @@ def tell_of_query(log: EventLog, events: Table | None) -> None:
     """Tell that new files stand for the result of a query that can't be applied to them.
 
     Args:
-        log: That was trained on.
-        events: What is read in its place.
+        log: The log that was trained on.
+        events: The events that are read instead of it.
     """
     if log.query is not None and isinstance(events, LogFiles):
         say(

@@ -203,7 +203,7 @@ class WholeSequences(Loader):
             yield batch
 
     def step_weight(self, size: int) -> float:
-        """How much a batch of `size` sequences counts beside the others."""
+        """Weight of a batch of `size` sequences beside the others."""
         return 1.0
 
 

@@ -20,7 +20,7 @@ TIMES = "event_time"
 """The column of the times of the events."""
 
 BROKEN = (pa.ArrowException, OSError, ValueError, IndexError, KeyError, TypeError, MemoryError)
-"""What Arrow raises for bytes that are not a file of its own."""
+"""Arrow's errors for bytes that are not a file of its own."""
 
 
 def open_batch(
@@ -30,7 +30,7 @@ def open_batch(
 
     Args:
         whole: The bytes of the file.
-        path: What messages call it.
+        path: The file's name in messages.
         features: The features of the store, in their order.
 
     Raises:

@@ -92,7 +92,7 @@ def check_label_table(labels: Column, row: Callable[[str], tuple[Any, ...]], whe
     Args:
         labels: The column of the ids.
         row: Gives the only row of a query's result.
-        where: What messages call the table.
+        where: Name of the table in messages.
 
     Raises:
         UserError: When it is so.
@@ -125,10 +125,10 @@ def look(
     """Refuse a log that can't be right; else how its time and order are read.
 
     Args:
-        columns: What the columns mean.
+        columns: The meaning of the columns.
         given: What stands in the views.
         counts: The values of `checks`.
-        where: What messages call the log.
+        where: Name of the log in messages.
         example: The value of a column in a row.
         training: Whether the log is to be trained on; new events may lack values in all rows.
         unit: The unit of time that was found when the log was trained on.
@@ -188,10 +188,10 @@ def look_at_moment(
     """Refuse moments of asking that can't be right; else how they are read, by the rules of time.
 
     Args:
-        columns: What the columns mean.
+        columns: The meaning of the columns.
         column: The moments.
         counts: The values of `moment_checks`.
-        where: What messages call the table that has them.
+        where: Name of their table in messages.
         example: The value of a column in a row.
         unit: How they were written in the log that was trained on, as `Clock.spelling`.
 

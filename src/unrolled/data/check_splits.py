@@ -28,8 +28,8 @@ def check_splits(
         found: The sequences.
         split: `[sequence]`, an index of `SPLITS`, or -1.
         label: `[sequence]`; None where sequences have none.
-        columns: What the columns mean.
-        where: What messages call the log.
+        columns: The meaning of the columns.
+        where: Name of the log in messages.
 
     Raises:
         UserError: With everything that was found.
@@ -60,7 +60,7 @@ def odd_splits(
         found: The sequences.
         split: `[sequence]`, an index of `SPLITS`, or -1.
         label: `[sequence]`; None where sequences have none.
-        columns: What the columns mean.
+        columns: The meaning of the columns.
     """
     odd = []
     counts = [int((split == index).sum()) for index in range(len(SPLITS))]

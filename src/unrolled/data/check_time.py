@@ -121,7 +121,7 @@ def read_time(columns: LogColumns, column: Column, found: Findings, trained: str
     """How the times of a column are read.
 
     Args:
-        columns: What the columns mean.
+        columns: The meaning of the columns.
         column: The time.
         found: The counts of `time_checks`; problems are added.
         trained: How the log was written that was trained on, as `Clock.spelling`.

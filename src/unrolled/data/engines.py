@@ -91,7 +91,7 @@ def start_engine(
         folder: Where it puts what does not fit into memory.
         memory_limit: For example `2GB`.
         threads: Of DuckDB. Spark takes what its master says, all cores by default.
-        where: What messages call the log.
+        where: Name of the log in messages.
     """
     if name == "spark":
         # pyspark and sqlglot come with the extra `spark`.
@@ -207,7 +207,7 @@ def view_columns(name: str, names: Names, known: dict[str, str], where: str) -> 
         name: `events` or `labels`.
         names: The columns that are used.
         known: The types of the table's columns, in DuckDB's words.
-        where: What messages call the table.
+        where: Name of the table in messages.
 
     Raises:
         UserError: For a column that does not hold one value a row.

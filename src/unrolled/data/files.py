@@ -150,7 +150,7 @@ class Digests:
 
         Args:
             file: The file.
-            by: What it was compared with.
+            by: Checksum of the `store.json` that it was compared with.
         """
         return self._known.get(f"approved {file.resolve()}") == [*_state(file), by]
 

@@ -52,9 +52,9 @@ def check_target(found: Sequences, columns: LogColumns, types: pa.Array, where: 
 
     Args:
         found: The sequences.
-        columns: What the columns mean.
+        columns: The meaning of the columns.
         types: The event types that the log has.
-        where: What messages call the log.
+        where: Name of the log in messages.
 
     Raises:
         UserError: When it has none.
@@ -94,12 +94,12 @@ def one_word_each(
 
     Args:
         found: The sequences.
-        columns: What the columns mean.
+        columns: The meaning of the columns.
         role: `label` or `split`.
         column: The column's name.
         words: Its values, in the order of their codes.
         allowed: Named in the message.
-        where: What messages call the log.
+        where: Name of the log in messages.
 
     Raises:
         UserError: When a sequence has no such word, or two.

@@ -54,7 +54,7 @@ class LogColumns:
         session_gap: Minutes without an event of the user after which the next begins a session.
         time: Column with the time of an event, a timestamp or a number; None where there is none.
             A timestamp without a zone is one of `time_zone`.
-        time_unit: Of a time that is a number, or the format of times that are digits or text, as
+        time_unit: Unit of numeric times, or the format of times that are digits or text, as
             in Python's strptime: `%d.%m.%Y %H:%M`. `auto` goes by a number's size: below 1e11
             seconds (the year 5138), then milliseconds, from 1e14 microseconds, from 1e17
             nanoseconds; a column that falls into two of them is an error. Digits that all are
@@ -210,9 +210,9 @@ class EventLog(LogColumns):
             to see whether its result is still the same. With `path` it reads those files as the
             table `log`, and new data in their place; without, it names its files itself.
         names: Names of the columns of a CSV without a header line.
-        separator: Of a CSV, where its first line does not show it.
+        separator: Separator of a CSV, if its first line does not show it.
         quote: Sign around a CSV's values that hold the separator; empty for none.
-        encoding: Of the text of a CSV, for example latin-1, cp1252 or utf-16.
+        encoding: Encoding of a CSV, for example latin-1, cp1252 or utf-16.
         nulls: Texts that stand for a missing value, in any column and format, beside the empty one.
         labels: Table of labels (and splits), one row a sequence, with the sequence column; None
             where label and split are columns of the log itself.

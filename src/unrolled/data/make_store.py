@@ -190,7 +190,7 @@ def encoders_of(
         log: The log.
         found: Its sequences, cut.
         ids: The id of each code, by categorical feature.
-        statistics: What scales the numbers, by numeric feature.
+        statistics: The scale of each numeric feature.
     """
     columns = log.columns
     encoders: dict[str, tuple[type, Encode]] = {}

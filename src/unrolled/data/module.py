@@ -128,7 +128,7 @@ class SequenceData(lightning.LightningDataModule, ABC):
         return None
 
     def sequence_names(self, split: Split) -> pa.Table | None:
-        """Those names as the columns of an output, if any."""
+        """The names of `sequence_names` as columns of an output, if there are any."""
         return None
 
     def save_schema(self, directory: Path) -> None:

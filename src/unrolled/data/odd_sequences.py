@@ -16,7 +16,7 @@ from unrolled.data.sql import quoted
 LONG = 2048
 """Shorter sequences are nothing special."""
 FAR_LONGER = 50
-"""How many times the mean length a sequence has that is told."""
+"""A sequence that is longer than this many times the mean length is reported."""
 LEAST_PAIRS = 100
 """Pairs of neighbours of one time and two items, below which nothing is said."""
 LEAST_SHARE = 0.05
@@ -45,7 +45,7 @@ def sorted_ties(found: Sequences, columns: LogColumns, words: pa.Array) -> list[
 
     Args:
         found: The sequences.
-        columns: What the columns mean; they have an item.
+        columns: The meaning of the columns; one is the item.
         words: The items in the order of their codes, as text.
     """
     tied = pairs = 0

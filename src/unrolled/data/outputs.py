@@ -26,7 +26,7 @@ def require_output(path: Path, endings: Iterable[str], inputs: Iterable[Path] = 
 
     Args:
         path: The file.
-        endings: What its name may end with.
+        endings: Possible ends of its name.
         inputs: Files or globs of the user's, that must not be overwritten.
 
     Raises:

@@ -58,7 +58,7 @@ class Parts:
     """A table in files.
 
     Args:
-        connection: That reads them.
+        connection: The connection that reads them.
         name: Under which Arrow files are registered there.
         table: The files.
         folder: Where a CSV is copied that DuckDB can't read as it is.

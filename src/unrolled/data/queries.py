@@ -55,8 +55,8 @@ def give_log(connection: duckdb.DuckDBPyConnection, files: LogFiles, folder: Pat
     """Make the table `log` of files.
 
     Args:
-        connection: That runs the query.
-        files: Of any format that a log has.
+        connection: The connection that runs the query.
+        files: Files in any format that a log can have.
         folder: Where a CSV is copied that DuckDB can't read as it is.
 
     Raises:
@@ -75,7 +75,7 @@ def query_digest(query: str, files: LogFiles | None = None) -> str:
 
     Args:
         query: In DuckDB's SQL.
-        files: What it reads as the table `log`.
+        files: The files that it reads as the table `log`.
 
     Raises:
         UserError: When the query can't be run, or is more than a query.

@@ -43,7 +43,7 @@ class OpenedLog:
 
     Args:
         engine: Where it stands in the view `given`.
-        columns: What the columns mean.
+        columns: The meaning of the columns.
         given: What stands in the views.
         clock: How time and order are read.
         words: The values of each column that became codes, `category_<i>`, `type`, `label` and
@@ -52,7 +52,7 @@ class OpenedLog:
         rows: Number of events read, those without an id among them.
         without_id: Number of events without an id.
         other_types: Number of events that `keep_types` leaves out.
-        where: What messages call the log.
+        where: Name of the log in messages.
         labels_where: What they call the table of the labels.
     """
 
@@ -96,7 +96,7 @@ def open_log(
     """Read and check a log.
 
     Args:
-        columns: What the columns mean.
+        columns: The meaning of the columns.
         tables: `events` and `labels`.
         folder: Where the engine puts what does not fit into memory.
         memory_limit: Of the engine, for example `2GB`.

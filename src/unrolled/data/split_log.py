@@ -73,7 +73,7 @@ def days_begin(found: Sequences, columns: LogColumns) -> tuple[float | None, flo
 
 
 def _in_order_of_time(found: Sequences, sequences: Integers) -> Integers:
-    """By the first event, those that begin at the same time by the row."""
+    """Order of the sequences by their first event; equal times are ordered by the row."""
     order = sequences[np.argsort(found.begins[sequences])]
     begins = found.begins[order]
     same = begins[1:] == begins[:-1]

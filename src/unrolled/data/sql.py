@@ -76,8 +76,8 @@ class Clock:
     Args:
         time: `number`, `integer` (exact beyond 2^53, too), `timestamp`, or `format` for digits and
             texts in a format of their own; None without a time.
-        unit: Of the time as the stream has it.
-        format: Of the times, for `format`.
+        unit: Unit of the times in the stream.
+        format: Format of the times if `time` is `format`.
         order: How the order column is compared; None where events are ordered by time.
         asked: How the moment of asking is read; None without one.
     """
@@ -110,7 +110,7 @@ def number(column: Column, decimal: str = ".") -> str:
     """A column as float64; NULL where it is no finite number.
 
     Args:
-        column: Of numbers, or of text that holds them.
+        column: A column of numbers, or of text that holds them.
         decimal: Sign before the fraction of a number that is text.
     """
     value = f"TRY_CAST({column.at} AS DOUBLE)"
@@ -153,7 +153,7 @@ def microseconds(column: Column) -> str:
 
 
 def nanoseconds(column: Column) -> str:
-    """The same in nanoseconds, of timestamps that have them."""
+    """A column like that of `microseconds` as nanoseconds since 1970 UTC."""
     if column.kind != "text":
         return f"epoch_ns({column.at})"
     digits = f"rpad(regexp_extract({column.at}, '[.][0-9]{{6}}([0-9]{{1,3}})', 1), 3, '0')"

@@ -90,7 +90,7 @@ def matches(words: pa.Array, kind: ValueType, known: pa.Array, known_kind: Value
     """The index in a vocabulary of each word, null for a word that is not there.
 
     Args:
-        words: Of the new values.
+        words: The new values.
         kind: The type of the new values.
         known: The words of the vocabulary.
         known_kind: The type of the values it was made of.

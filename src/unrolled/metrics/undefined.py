@@ -19,7 +19,7 @@ from torchmetrics import Metric
 NOTHING = "there is nothing to judge"
 """The reason of a mean over no targets."""
 _TOLD = re.compile(r"\b(meaningless|undefined|not defined)\b")
-"""How torchmetrics says that the number which it returns is none."""
+"""Words by which torchmetrics warns that the number it returns has no meaning."""
 
 
 def compute_each(

@@ -35,8 +35,8 @@ def clip(gradients: list[Tensor], limit: float, by_value: bool) -> None:
     """Clip gradients in place, as torch's `clip_grad_norm_` or `clip_grad_value_` does.
 
     Args:
-        gradients: Of all parameters; some can be rows.
-        limit: Of the norm over all gradients, or of each value.
+        gradients: The gradients of all parameters; some can be rows.
+        limit: Largest norm over all gradients, or largest size of each value.
         by_value: Whether each value is clipped by itself.
     """
     values = [values_of(gradient) for gradient in gradients]

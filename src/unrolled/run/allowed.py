@@ -34,7 +34,7 @@ def allow(packages: list[str], *, query: bool = False) -> None:
     """Trust more, in this process and in those that it starts.
 
     Args:
-        packages: What configs may name, too.
+        packages: Further packages that configs may name.
         query: Whether the query of a run directory may be run.
     """
     if packages:
@@ -55,7 +55,7 @@ def require_trusted_sources(run: Path, config: Mapping[str, Any]) -> None:
 
     Args:
         run: The run directory.
-        config: What of its config is about to be used.
+        config: The parts of its config that are about to be used.
 
     Raises:
         UserError: When it has a query or a remote path.

@@ -138,7 +138,7 @@ def _in_memory(value: Any, room: int) -> Any:
     """The same content with tensors of its own, in the memory.
 
     Args:
-        value: What was read.
+        value: The content that was read.
         room: Bytes that all tensors may take.
 
     Raises:

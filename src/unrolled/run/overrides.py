@@ -194,7 +194,7 @@ def changed(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         config: Plain data, left as it is.
-        values: By dotted keys; a mapping is merged with the one that is there.
+        values: Values by dotted keys; a mapping is merged with the one that is there.
     """
     result = copy.deepcopy(config)
     for key, value in values.items():

@@ -145,8 +145,8 @@ def named(
     """Say of predictions that are not finite whose they are.
 
     Args:
-        checkpoint: That predicts.
-        name: Of the first sequence with such a prediction.
+        checkpoint: The checkpoint that predicts.
+        name: Name of the first sequence with such a prediction.
         kind: The error to raise.
 
     Raises:
@@ -163,7 +163,7 @@ def named(
 
 
 def tested(data: SequenceData, error: NotFiniteError) -> str:
-    """What a tested sequence is called: its index, from 0, and its id if its data have ids."""
+    """Name of a tested sequence: its index, from 0, and its id if its data have ids."""
     test = list(data.test_sources())[error.test]
     ids = data.sequence_ids("test") if test == "test" else None
     name = "" if ids is None else f" ({ids[error.first].as_py()!r})"

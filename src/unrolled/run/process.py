@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TextIO
 from unrolled.terminal import say
 
 _IN_ASCII = str.maketrans("↓↑→…•×━╸╺", "v^>.*x---")  # noqa: RUF001
-"""What our tables and Rich's bars draw with; the frames of its tables Rich replaces itself."""
+"""Characters of our tables and of Rich's bars; Rich replaces the frames of its tables itself."""
 
 
 def run_process(work: Callable[[], int | None]) -> NoReturn:
@@ -95,7 +95,7 @@ class _Output(io.FileIO):
 
 
 def _safe(stream: TextIO | None, number: int) -> TextIO:
-    """The same stream, which can't fail; `stream` is None where Python found it closed."""
+    """A stream that writes like `stream` and can't fail; Python gives None for a closed one."""
     if stream is not None:
         stream.flush()
     return io.TextIOWrapper(
@@ -107,7 +107,7 @@ def _safe(stream: TextIO | None, number: int) -> TextIO:
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """What is written for characters that an encoding does not have."""
+    """Replacements for characters that an encoding does not have."""
     assert isinstance(error, UnicodeEncodeError)
     text = error.object[error.start : error.end].translate(_IN_ASCII)
     return text.encode("ascii", "backslashreplace").decode("ascii"), error.end

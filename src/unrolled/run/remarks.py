@@ -12,14 +12,14 @@ OF_THE_FALL = 0.02
 """And by this share of what it fell before: among answers that are nearly certain, a loss of 1e-5
 that becomes 2e-5 says nothing."""
 LAST = 3
-"""So many validations at the end are looked at, so that a single bad one says nothing."""
+"""Number of last validations that are looked at, so that a single bad one says nothing."""
 
 
 def overfitting(metrics_csv: Path, monitor: str, mode: str) -> str | None:
     """A sentence where the validation loss rose clearly after its lowest value; else None.
 
     Args:
-        metrics_csv: Of the run.
+        metrics_csv: The metrics.csv of the run.
         monitor: The metric that chose the checkpoint.
         mode: `min` or `max`, which of it is better.
     """

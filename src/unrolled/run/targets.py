@@ -54,7 +54,7 @@ def require_allowed_name(target: Any, allowed: frozenset[str]) -> None:
     """Refuse a name before anything is imported, since an import runs a module's code.
 
     Args:
-        target: What `_target_` says.
+        target: The value of `_target_`.
         allowed: Packages of the user.
 
     Raises:
@@ -82,7 +82,7 @@ def require_allowed_object(target: str, name: str, kind: str, allowed: frozenset
     """Refuse what an allowed name leads to elsewhere: `unrolled.models.head.os.system`.
 
     Args:
-        target: What `_target_` says.
+        target: The value of `_target_`.
         name: Where the object was defined: its module's name and its own.
         kind: `class`, `function` or what else it is.
         allowed: Packages of the user.
@@ -121,7 +121,7 @@ def allowed_signature(target: Any, allowed: frozenset[str] = frozenset()) -> Sig
     The name is looked at first: of a package that may not be named not even the source is read.
 
     Args:
-        target: What `_target_` says.
+        target: The value of `_target_`.
         allowed: Packages that may be named beside those of `allowed_packages`.
 
     Raises:

@@ -30,7 +30,7 @@ def typed_path(argument: str, *, multirun: bool = False) -> str | None:
     Hydra's to read.
 
     Args:
-        argument: What was typed.
+        argument: The argument as it was typed.
         multirun: Whether a comma may separate several paths.
 
     Returns:

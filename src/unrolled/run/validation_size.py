@@ -15,7 +15,7 @@ TIMES_TRAINED = 4
 """A step that is validated costs about a third of one that is trained: a validation over more than
 four times the steps that were trained since the last one takes longer than these."""
 ALWAYS = 200_000
-"""So many steps of sequences are validated however little is trained in between."""
+"""Steps of sequences that are always validated, however little is trained in between."""
 
 
 def most_validated(task: SequenceTask, data: SequenceData, node: dict[str, Any]) -> int | None:

@@ -39,8 +39,8 @@ class _Scan:
     Args:
         lines: As they are in the file, each with its end.
         damaged: Places of those that are no records.
-        studies: Of these, the one that began the study.
-        trials: Of these, those that began a trial.
+        studies: The damaged places that began the study.
+        trials: The damaged places that began a trial.
         whole: Number of records.
     """
 
@@ -62,7 +62,7 @@ def mend(
     Args:
         path: The journal; nothing happens where there is none, or nothing is wrong.
         study: Name of the sweep's study.
-        goal: Of its metric.
+        goal: Direction of the sweep's metric.
         alone: Within, nobody else writes.
 
     Returns:

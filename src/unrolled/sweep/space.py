@@ -99,7 +99,7 @@ class Sweep:
 
     @property
     def metric(self) -> Metric:
-        """What trials are judged by."""
+        """The metric that trials are judged by."""
         assert self._metric is not None, "settle_metric comes first"
         return self._metric
 

@@ -211,7 +211,7 @@ class SequenceTask(lightning.LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As Lightning's own, also where some gradients are rows of a table."""
+        """Clip like Lightning, also if some gradients are rows of a table."""
         if not self._row_tables:
             super().configure_gradient_clipping(
                 optimizer, gradient_clip_val, gradient_clip_algorithm
@@ -396,8 +396,8 @@ class SequenceTask(lightning.LightningModule, ABC):
         """Undo what a step has left that does not count, because it is not finite.
 
         Args:
-            total: Of the losses `unlogged` before the step.
-            count: Of them.
+            total: Sum of the `unlogged` losses before the step.
+            count: Number of these losses.
         """
         self._unlogged = RunningMean(total, count)
         # Else a stream would carry it on.

@@ -42,7 +42,7 @@ class FiniteOutputs:
 
     def __init__(self, task: nn.Module) -> None:
         self.test = 0
-        """Which of several sets of sequences is looked at; ids of two of them may be equal."""
+        """Index of the test set that is looked at; two test sets can have equal ids."""
         self._faulty: set[tuple[int, int]] = set()
         self._hook = task.register_forward_hook(self._look)
 

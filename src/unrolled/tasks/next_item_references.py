@@ -120,9 +120,9 @@ class NextItemReferences:
         """The last events before targets, `[query, RECENT]`, newest last, and the targets.
 
         Args:
-            source: Of them.
-            wanted: How many; if not all, they are drawn by chance, the same each time.
-            total: How many there are.
+            source: The sequences.
+            wanted: Number of queries; if not all, they are drawn by chance, the same each time.
+            total: Number of all queries.
         """
         chosen = torch.ones(total, dtype=torch.bool)
         if wanted < total:
@@ -242,7 +242,7 @@ class NextItemReferences:
 
     @cached_property
     def _contents(self) -> Tensor:
-        """Which items are in which session: sparse float64 ones, `[session, item]`."""
+        """Ones for the items of each session: sparse float64, `[session, item]`."""
         _, _, starts, items = self._index
         ones = torch.ones(len(items), dtype=torch.float64)
         return _sparse(starts, items, ones, self.num_items)

@@ -19,7 +19,7 @@ class RowTables:
 
     Args:
         model: The model that has the tables.
-        optimizer: Makes the optimizer: its class, or a partial of it.
+        optimizer: The class of the optimizer, or a partial of it.
     """
 
     def __init__(self, model: SequenceModel, optimizer: Callable[..., Optimizer]) -> None:

@@ -1,4 +1,4 @@
-"""Who is told how far a long computation is, that nobody waits in silence."""
+"""Reporting how far a long computation is, so that nobody waits in silence."""
 
 from __future__ import annotations
 
