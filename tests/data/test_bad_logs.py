@@ -69,7 +69,7 @@ BINARY = "column 'buys' must be 0 or 1, one value a sequence; "
 
 ASK = (
     "; a label answers a question by yes or no: ask one, for example with "
-    'data.source.query="SELECT * REPLACE ("buys" = \'{value}\' AS "buys") FROM \'FILE\'"'
+    '"data.source.query=\'SELECT * REPLACE (\\"buys\\" = \\\'{value}\\\' AS \\"buys\\") FROM log\'"'
 )
 
 BAD: dict[str, tuple[Callable[[list[list[str]]], None], dict[str, Any], str]] = {
@@ -369,6 +369,12 @@ LABELS = "{labels}: 2 sequences of the log have no row here, for example visit s
          {"{labels}: 1 values of 'visit' stand in more than one row, for example s0"}),
         ("visit,buys,part\ns0,0,train\ns1,1,val\ns2,0,test\ns5,1,test\n",
          {LABELS + "3", LABELS + "4"}),
+        # The join takes both spellings for one id, and would double the events.
+        ("visit,buys,part\ns0,0,train\n7.0,1,val\n7,1,val\n",
+         {"{labels}: 1 values of 'visit' stand in more than one row, for example 7"}),
+        ("visit,buys,part\n" + "".join(f"s{i},{2 * i},train\n" for i in range(6)),
+         {"{labels}: " + BINARY + "5 sequences are not so, for example visit s1 with '2'; a label "
+          "answers a question by yes or no: write its answers there"}),
         ("visit,bought,parts\ns0,0,train\n",
          {"{labels}: no column 'buys' (asked for by data.source.label); "
           "choose from: bought, parts, visit\n"
@@ -385,6 +391,39 @@ def test_a_label_table_that_does_not_fit_is_told(
     labels.write_text(content)
     message = _refused(tmp_path, _log(path, labels=labels))
     assert message in {m.format(labels=labels) for m in messages}
+
+
+@pytest.mark.parametrize(
+    ("price", "then"),
+    [
+        ("2,4", "; data.source.decimal=\"','\" reads a comma as the sign before a fraction"),
+        ("1.234,5", "; write it without a sign between the thousands"),
+        ("1,234.50", "; write it without a sign between the thousands"),
+        ("12 EUR", ""),
+    ],
+)
+def test_a_number_in_another_spelling_is_told_with_what_reads_it(
+    tmp_path: Path, price: str, then: str
+) -> None:
+    path, rows = tmp_path / "log.csv", _rows()
+    for row in rows:
+        row[3] = f'"{price}"'
+    path.write_text("\n".join([HEADER, *map(",".join, rows)]) + "\n")
+    assert _refused(tmp_path, _log(path)) == (
+        f"{path}: column 'price' is not a finite number in 12 rows, for example {price!r} in row 1"
+        f"{then}"
+    )
+
+
+def test_blanks_around_a_label_or_a_split_mean_nothing(tmp_path: Path) -> None:
+    plain, padded = tmp_path / "plain.csv", tmp_path / "padded.csv"
+    plain.write_text("\n".join([HEADER, *map(",".join, _rows())]) + "\n")
+    rows = [[*row[:4], f" {row[4]}", f"{row[5]} "] for row in _rows()]
+    padded.write_text("\n".join([HEADER, *map(",".join, rows)]) + "\n")
+    stores = [prepare(_log(path), tmp_path / "stores") for path in (plain, padded)]
+    for split in ("train", "val", "test"):
+        one, other = (pa.ipc.open_file(str(s / f"{split}-00000.arrow")).read_all() for s in stores)
+        assert one.equals(other)
 
 
 def test_columns_that_are_missing_are_told_all_at_once(tmp_path: Path) -> None:
@@ -432,7 +471,8 @@ def test_the_variable_for_the_data_sets_is_named_where_it_is_not_set(tmp_path: P
          "Invalid Input Error: CSV Error on Line: 3: Expected Number of Columns: 6 Found: 3"),
         ("log.csv", HEADER.encode() + b"\ns0,1,caf\xe9,1,0,train\n",
          "Invalid Input Error: CSV Error on Line: 2: Invalid unicode (byte sequence mismatch) "
-         "detected. This file is not utf-8 encoded."),
+         "detected. This file is not utf-8 encoded. data.source.encoding says which encoding it "
+         "is, for example latin-1"),
         ("log.parquet", b"", "Invalid Input Error: File '{path}' too small to be a Parquet file"),
         ("log.parquet", HEADER.encode(),
          "Invalid Input Error: No magic bytes found at end of file '{path}'"),

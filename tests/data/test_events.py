@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,21 @@ def test_a_saved_schema_is_a_copy_of_the_stores_words(folder: Path) -> None:
     assert files == ["store.json", "vocab", "vocab/page.parquet"]
     for name in ("store.json", "vocab/page.parquet"):
         assert (folder / "schema" / name).read_bytes() == (data.store / name).read_bytes()
+
+
+def test_a_log_of_numbers_alone_has_a_schema_without_words(folder: Path) -> None:
+    def data() -> EventData:
+        found = _data(folder)
+        source = replace(found.log_source, categorical=())
+        return EventData(source, folder / "stores")
+
+    data().save_schema(folder / "schema")
+    assert [f.name for f in (folder / "schema").iterdir()] == ["store.json"]
+    again = data()
+    again.load_schema(folder / "schema")
+    names, source = again.read(folder / "new.csv")
+    assert names["visit"].to_pylist() == ["009", "b"]
+    assert source.lengths.tolist() == [2, 1]
 
 
 def test_a_folder_without_a_schema_changes_nothing(folder: Path) -> None:

@@ -138,13 +138,26 @@ def test_sequences_after_whose_only_event_nothing_comes_are_refused(
     with pytest.raises(UserError) as refused:
         data.require_usable(("train", "val", "test"))
     assert refused.value.problems == (
-        f"data.target={target}: all 10 sequences of the split '{split}' have one event, so nothing "
-        "comes next and there is nothing to predict. Look at data.source.sequence=visit, which "
-        "says what belongs together; data.source.min_length=2 leaves such sequences out before "
-        "the split",
+        f"data.target={target}: all sequences have one event, 10 of the split '{split}', so "
+        "nothing comes next and there is nothing to predict. Look at data.source.sequence=visit, "
+        "which says what belongs together; data.source.min_length=2 leaves such sequences out "
+        "before the split",
     )
     # What is not asked for need not be there.
     data.require_usable([s for s in ("train", "val", "test") if s != split])  # type: ignore[misc]
+
+
+def test_a_log_of_single_events_is_told_once(tmp_path: Path) -> None:
+    log = _one_event_log(tmp_path, {"train": 1, "val": 1, "test": 1}, item="a")
+    with pytest.raises(UserError) as refused:
+        EventData(log, tmp_path / "stores", target="next_item").require_usable(
+            ("train", "val", "test")
+        )
+    (problem,) = refused.value.problems
+    assert problem.startswith(
+        "data.target=next_item: all sequences have one event, 10 of the split 'train', 10 of the "
+        "split 'val', 10 of the split 'test', so nothing comes next"
+    )
 
 
 def test_next_items_that_training_never_has_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +21,7 @@ from unrolled.data.log import EventLog
 from unrolled.data.parts import Parts
 from unrolled.data.plain_csv import is_plain, plain_copy
 from unrolled.data.prepare import prepare, read_vocabulary
+from unrolled.data.sql import literal, query_option, quoted
 from unrolled.errors import UserError
 
 
@@ -135,6 +138,104 @@ def test_numbers_of_several_types_come_back_as_they_were_or_are_refused(
     else:
         # Python compares integers and floats exactly.
         assert [row[0] for row in rows] == given
+
+
+def _two(folder: Path, first: pa.Table, second: pa.Table) -> LogFiles:
+    pq.write_table(first, folder / "a.parquet")
+    pq.write_table(second, folder / "b.parquet")
+    return LogFiles(folder / "*.parquet")
+
+
+@pytest.mark.parametrize("other", [pa.float64(), pa.int64()])
+def test_ids_that_lost_digits_in_32_bits_are_refused_beside_wider_ones_too(
+    tmp_path: Path, other: pa.DataType
+) -> None:
+    def rows(kind: pa.DataType, first: int) -> pa.Table:
+        ids = pa.array([first + i // 2 for i in range(40)])
+        return pa.table({"s": ids.cast(kind, safe=False), "n": range(40), "p": ids})
+
+    def log(**description: Any) -> EventLog:
+        return EventLog(path=tmp_path / "*.parquet", time="n", split_by="user", **description)
+
+    _two(tmp_path, rows(pa.float32(), 2**24), rows(other, 5))
+    with pytest.raises(UserError, match=r"'s' is a floating-point number of 2\^24 or more of 32"):
+        prepare(log(sequence="s", categorical=["p"]), tmp_path / "stores")
+    # A price keeps its size there.
+    prepare(log(sequence="p", numeric={"s": "log"}), tmp_path / "stores")
+    _two(tmp_path, rows(pa.float32(), 5), rows(other, 2**24))
+    prepare(log(sequence="s", categorical=["p"]), tmp_path / "stores")
+
+
+@pytest.mark.parametrize(
+    "none",
+    [
+        pa.array([float("nan")] * 2), pa.nulls(2, pa.int32()), pa.nulls(2, pa.bool_()),
+        pa.nulls(2, pa.list_(pa.int64())), pa.array([], pa.timestamp("us")),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_file_without_a_value_in_a_column_says_nothing_of_its_type(
+    tmp_path: Path, none: pa.Array, turn: int
+) -> None:
+    parts = [pa.table({"v": none}), pa.table({"v": ["x", "y"]})][::turn]
+    rows, types = _read(_two(tmp_path, *parts), ["v"], tmp_path)
+    found = [[None] * len(none), ["x", "y"]][::turn]
+    assert [row[0] for row in rows] == found[0] + found[1]
+    assert types == {"v": "VARCHAR"}
+
+
+def test_a_column_without_a_value_in_any_file_has_none_in_whatever_types(tmp_path: Path) -> None:
+    files = _two(tmp_path, pa.table({"v": [float("nan")]}), pa.table({"v": pa.nulls(1, pa.utf8())}))
+    assert _read(files, ["v"], tmp_path)[0] == [(None,), (None,)]
+
+
+@pytest.mark.parametrize("names", [["v", "v"], ["v", "V"]])
+def test_a_parquet_file_with_one_name_twice_is_refused_and_not_read_by_the_first(
+    tmp_path: Path, names: list[str]
+) -> None:
+    pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names), tmp_path / "a.pq")
+    with pytest.raises(UserError) as error:
+        _read(LogFiles(tmp_path / "a.pq"), ["v"], tmp_path)
+    assert str(error.value) == f"{tmp_path}/a.pq: more than one column is called 'v'"
+
+
+def test_a_glob_may_have_its_pattern_in_any_folder(tmp_path: Path) -> None:
+    for day in ("d1", "d2"):
+        (tmp_path / day / "clicks").mkdir(parents=True)
+        pq.write_table(pa.table({"v": [day]}), tmp_path / day / "clicks" / "p.parquet")
+    pattern = tmp_path / "d*" / "clicks" / "*.parquet"
+    assert _read(LogFiles(pattern), ["v"], tmp_path)[0] == [("d1",), ("d2",)]
+    with pytest.raises(UserError, match="no such file"):
+        _read(LogFiles(tmp_path / "d*" / "buys" / "*.parquet"), ["v"], tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("harm", ["cut", "damaged", "not packed"])
+def test_a_packed_csv_that_can_t_be_unpacked_is_told(
+    tmp_path: Path, encoding: str, harm: str
+) -> None:
+    rows = "".join(f"{i},{i * i % 977}\n" for i in range(2000))
+    packed = gzip.compress(f"a,b\n{rows}".encode(encoding))
+    content = {
+        "cut": packed[:-20],
+        "damaged": packed[:2000] + bytes(100) + packed[2100:],
+        "not packed": b"a,b\n1,2\n",
+    }[harm]
+    (tmp_path / "a.csv.gz").write_bytes(content)
+    files = LogFiles(tmp_path / "a.csv.gz", TextFormat(encoding=encoding))
+    with pytest.raises(UserError) as error:
+        _read(files, ["a"], tmp_path)
+    assert str(error.value).startswith(
+        f"{tmp_path}/a.csv.gz: can't be unpacked, it was cut or is no file of gzip's: "
+    )
+
+
+@given(st.text(st.characters(codec="ascii", exclude_characters="\n\r$`"), max_size=12))
+def test_a_query_in_a_message_can_be_typed_as_it_stands(value: str) -> None:
+    query = f"SELECT * REPLACE ({quoted(value)} = {literal(value)} AS b) FROM log"
+    (typed,) = shlex.split(query_option(query))
+    (override,) = OverridesParser.create().parse_overrides([typed])
+    assert (override.key_or_group, override.value()) == ("data.source.query", query)
 
 
 def test_a_column_that_a_file_lacks_is_told_and_one_that_is_not_used_is_not(tmp_path: Path) -> None:

@@ -276,7 +276,8 @@ def test_ids_of_a_label_table_that_have_lost_digits_are_refused(tmp_path: Path) 
         (
             pa.array([[1], [2]]),
             "BIGINT[], a list, which is no value of an event; make a row of each of its values, "
-            'for example with data.source.query="SELECT * REPLACE (unnest("bad") AS "bad") FROM ',
+            'for example with "data.source.query=\'SELECT * REPLACE (unnest(\\"bad\\") AS '
+            '\\"bad\\") FROM log\'"',
         ),
         (
             pa.array([[1, 2], [3, 4]], pa.list_(pa.int32(), 2)),
@@ -285,7 +286,8 @@ def test_ids_of_a_label_table_that_have_lost_digits_are_refused(tmp_path: Path) 
         (
             pa.array([{"my field": 1}, {"my field": 2}]),
             'STRUCT("my field" BIGINT), a struct, which is no value of an event; take one of its '
-            'fields, for example with data.source.query="SELECT * REPLACE ("bad"."my field" AS ',
+            'fields, for example with "data.source.query=\'SELECT * REPLACE (\\"bad\\".\\"my '
+            'field\\" AS ',
         ),
         (
             pa.array([[("k", 1)], [("k", 2)]], pa.map_(pa.string(), pa.int64())),

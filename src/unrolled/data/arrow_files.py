@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from unrolled.data.files import require_distinct
 from unrolled.errors import UserError
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
@@ -26,10 +27,7 @@ class ArrowFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.schema = _open(path).schema
-        names = self.schema.names
-        for name in names:
-            if [n.lower() for n in names].count(name.lower()) > 1:
-                raise UserError(f"{path}: more than one column is called '{name}'")
+        require_distinct(self.schema.names, path)
         self._fields = [_held(field) for field in self.schema]
 
     def types(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -149,7 +150,7 @@ def look(
     for name, column in given.columns.items():
         found.bad(f"inexact {name}", name, _lost_digits(column), _WRITE_EXACTLY)
     for name in columns.numeric:
-        found.bad(f"odd {name}", name, "is not a finite number")
+        found.bad(f"odd {name}", name, "is not a finite number", _spelling(found, name, columns))
         then = "; the transform 'log' needs values >= 0: use 'standard' or 'quantile'"
         found.bad(f"negative {name}", name, "is negative", then)
     clock = Clock()
@@ -208,6 +209,18 @@ def look_at_moment(
     if found.problems:
         raise UserError(*dict.fromkeys(found.problems))
     return clock
+
+
+def _spelling(found: _Findings, name: str, columns: LogColumns) -> str:
+    """What to do about a number that is written with another sign than `columns.decimal`."""
+    if not found.counts[f"odd {name}"]:
+        return ""
+    value = found.example(found.given.columns[name], found.counts[f"first odd {name}"])
+    if columns.decimal == "." and re.fullmatch(r"[-+]?[0-9]*,[0-9]+", value.strip()):
+        return "; data.source.decimal=\"','\" reads a comma as the sign before a fraction"
+    if re.fullmatch(r"[-+]?[0-9]{1,3}([., ][0-9]{3})+([.,][0-9]*)?", value.strip()):
+        return "; write it without a sign between the thousands"
+    return ""
 
 
 class _Findings:

@@ -21,7 +21,7 @@ from unrolled.data.log import Table
 from unrolled.data.missing import Kind, present
 from unrolled.data.parts import Parts
 from unrolled.data.queries import give_log
-from unrolled.data.sql import Column, quoted
+from unrolled.data.sql import Column, query_option, quoted
 from unrolled.data.tables import columns as table_columns
 from unrolled.data.tables import first_line, one_row, require_query
 from unrolled.errors import UserError
@@ -245,7 +245,7 @@ def _of_many_values(column: str, kind: str, where: str) -> str | None:
         return None
     return (
         f"{where}: column '{column}' is of the type {kind}, {what}, which is no value of an event; "
-        f"{then}, for example with data.source.query=\"{select} FROM 'FILE'\""
+        f"{then}, for example with {query_option(f'{select} FROM log')}"
     )
 
 

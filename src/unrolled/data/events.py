@@ -239,18 +239,12 @@ class EventData(SequenceData):
             return
         described = self._meta["description"]
         key = "sequence" if described["sequence"] is not None else "user"
-        problems = []
+        problems, single = [], []
         for split in splits:
             total = self._count(split)
             source = self.source(split)
             if total and not len(source):
-                problems.append(
-                    f"data.target={self.target}: all {total:,} sequences of the split '{split}' "
-                    "have one event, so nothing comes next and there is nothing to predict. Look "
-                    f"at data.source.{key}={described[key]}, which says what belongs together"
-                    f"{' (and at session_gap)' if described['session_gap'] else ''}; "
-                    "data.source.min_length=2 leaves such sequences out before the split"
-                )
+                single.append(f"{total:,} of the split '{split}'")
                 continue
             judged: dict[str, JaggedSequences] = {split: source} if total else {}
             if total and split == "val" and self.hpo_val:
@@ -263,6 +257,14 @@ class EventData(SequenceData):
                 for name, some in judged.items()
                 if not some.has_known_target()
             ]
+        if single:
+            problems.append(
+                f"data.target={self.target}: all sequences have one event, {', '.join(single)}, so "
+                f"nothing comes next and there is nothing to predict. Look at data.source.{key}="
+                f"{described[key]}, which says what belongs together"
+                f"{' (and at session_gap)' if described['session_gap'] else ''}; "
+                "data.source.min_length=2 leaves such sequences out before the split"
+            )
         if problems:
             raise UserError(*problems)
 
@@ -379,6 +381,7 @@ class EventData(SequenceData):
 
     def save_schema(self, directory: Path) -> None:
         """Copy what encodes new events: description, statistics and vocabularies."""
+        # Without a categorical column there is no folder of vocabularies.
         for file in [self.store / "store.json", *self.store.glob("vocab/*")]:
             copy = directory / file.relative_to(self.store)
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,9 +87,7 @@ def matching_files(pattern: Path) -> list[Path]:
 
 def _glob(pattern: Path) -> list[Path]:
     # Folders may be patterns too: logs/2026-*/part-*.parquet.
-    fixed = pattern.parent
-    while any(sign in fixed.name for sign in "*?[") and not fixed.exists():
-        fixed = fixed.parent
+    fixed = next(folder for folder in pattern.parents if folder.exists())
     return list(fixed.glob(str(pattern.relative_to(fixed))))
 
 
@@ -101,6 +100,18 @@ def missing_file_message(path: Path) -> str:
         )
     hint = "" if path.parent.exists() else f"; there is no folder {path.parent}"
     return f"{path}: no such file{hint}"
+
+
+def require_distinct(names: list[str], file: Path) -> None:
+    """Refuse a file of whose columns two have one name, which SQL does not tell apart in any case.
+
+    Raises:
+        UserError: When there are two.
+    """
+    for name, count in Counter(name.lower() for name in names).items():
+        if count > 1:
+            twice = next(given for given in names if given.lower() == name)
+            raise UserError(f"{file}: more than one column is called '{twice}'")
 
 
 class Digests:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from unrolled.data.log import LogColumns
 from unrolled.data.sequences import Booleans, Sequences
-from unrolled.data.sql import quoted
+from unrolled.data.sql import literal, query_option, quoted
 from unrolled.data.words import canonical
 from unrolled.errors import UserError, did_you_mean
 
@@ -112,7 +112,7 @@ def one_word_each(
         high[part] = np.maximum.reduceat(codes, piece.heads)
     spellings = words.to_pylist()
     plain = canonical(words, "text").to_pylist()  # 1.0 and 1.00 are 1.
-    meant = np.array([_WORDS[role].get(word.lower(), "") for word in plain] + [""])
+    meant = np.array([_WORDS[role].get(word.strip().lower(), "") for word in plain] + [""])
     said = np.where(found.alive & (low == high), meant[np.where(low == _NONE, -1, low)], "")
     odd: Booleans = found.alive & (said == "")
     if odd.any():
@@ -124,12 +124,13 @@ def one_word_each(
         )  # fmt: skip
         then = ""
         if role == "label" and 0 <= most == least:
-            value = spellings[most].replace("'", "''")
-            then = (
-                "; a label answers a question by yes or no: ask one, for example with "
-                f"data.source.query=\"SELECT * REPLACE ({quoted(column)} = '{value}' AS "
-                f"{quoted(column)}) FROM 'FILE'\""
-            )
+            then = "; a label answers a question by yes or no: "
+            name, value = quoted(column), literal(spellings[most])
+            query = f"SELECT * REPLACE ({name} = {value} AS {name}) FROM log"
+            in_table = "has_label_row" in found.spool
+            then += "write its answers there" if in_table else (
+                f"ask one, for example with {query_option(query)}"
+            )  # fmt: skip
         raise UserError(
             f"{where}: column '{column}' must be {', '.join(allowed[:-1])} or {allowed[-1]}, one "
             f"value a sequence; {len(where_odd):,} sequences are not so, for example "

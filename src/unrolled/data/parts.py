@@ -13,10 +13,12 @@ from itertools import groupby
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 
 from unrolled.data.arrow_files import ArrowFile
-from unrolled.data.files import LogFiles, matching_files
+from unrolled.data.files import LogFiles, matching_files, require_distinct
 from unrolled.data.missing import is_nan, present, unless_text
+from unrolled.data.sql import EXACT
 from unrolled.data.tables import (
     columns,
     csv_files,
@@ -92,19 +94,23 @@ class Parts:
     def select(self, names: list[str]) -> tuple[str, dict[str, str]]:
         """What stands after FROM to read columns, and the type of each.
 
+        A column is FLOAT to its checks, though its values are held in 64 bits, where those of a
+        part may have lost digits in 32.
+
         Raises:
             UserError: When a file lacks one, or no type holds its values in all files.
         """
         types = {name: self._type(name) for name in names}
         if len(self._parts) == 1 and not self._table.nulls:
             return self._parts[0].scan(names), types
+        lossy = {name: "FLOAT" for name in names if types[name] == "DOUBLE" and self._lossy(name)}
         selects = []
         for part in self._parts:
             values = [
                 f"{self._value(part, name, types[name])} AS {sql_name(name)}" for name in names
             ]
             selects.append(f"SELECT {', '.join(values)} FROM {part.scan(names)}")
-        return f"({' UNION ALL '.join(selects)})", types
+        return f"({' UNION ALL '.join(selects)})", types | lossy
 
     def _value(self, part: Part, name: str, wanted: str) -> str:
         value = sql_name(name)
@@ -124,6 +130,9 @@ class Parts:
                 )
         kinds = list(dict.fromkeys(p.types[name] for p in self._parts))
         filled = [kind for kind in kinds if kind != NOTHING]
+        if len(filled) > 1 and not _candidates(filled):
+            # As pandas writes a column of texts in a month that has none: as floats, all NaN.
+            filled = list(dict.fromkeys(p.types[name] for p in self._parts if self._any(p, name)))
         if len(filled) <= 1:
             return filled[0] if filled else NOTHING
         for wanted in _candidates(filled):
@@ -141,18 +150,36 @@ class Parts:
         kind, value = part.types[name], sql_name(name)
         if kind in (wanted, NOTHING):
             return True
+        if kind == "FLOAT" and wanted != "DOUBLE" and self._lossy(name):
+            return False
         back = _cast(value, kind, wanted, attempt="TRY_CAST")
         if kind == "TIMESTAMP_S":
             # DuckDB has no cast from nanoseconds to seconds.
             back = f"TRY_CAST({back} AS TIMESTAMP)"
         back = f"TRY_CAST({back} AS {kind})"
         there = f"NOT {is_nan(value)}" if kind in _FLOATS else f"{value} IS NOT NULL"
-        query = (
-            f"SELECT count(*) FILTER (WHERE {there} AND {back} IS DISTINCT FROM {value}) "
-            f"FROM {part.scan([name])}"
+        return not self._count(part, name, f"{there} AND {back} IS DISTINCT FROM {value}")
+
+    def _any(self, part: Part, name: str) -> bool:
+        """Whether a part has a value in a column."""
+        kind, value = part.types[name], sql_name(name)
+        if kind in (NOTHING, *_FLOATS):
+            return kind != NOTHING and self._count(part, name, f"NOT {is_nan(value)}") > 0
+        return self._count(part, name, f"{value} IS NOT NULL") > 0
+
+    def _lossy(self, name: str) -> bool:
+        """Whether a column has numbers in 32 bits that can stand for several whole numbers."""
+        lost = f"NOT {is_nan(sql_name(name))} AND abs({sql_name(name)}) >= {EXACT['FLOAT']}"
+        return any(
+            part.types[name] == "FLOAT" and self._count(part, name, lost) > 0
+            for part in self._parts
         )
+
+    def _count(self, part: Part, name: str, condition: str) -> int:
+        """The number of rows of a part that meet a condition on one column."""
+        query = f"SELECT count(*) FILTER (WHERE {condition}) FROM {part.scan([name])}"
         try:
-            return bool(self._connection.execute(query).fetchall()[0][0] == 0)
+            return int(self._connection.execute(query).fetchall()[0][0])
         except duckdb.Error as error:
             raise UserError(f"{part.first}: {first_line(error)}") from error
 
@@ -185,6 +212,9 @@ def _candidates(kinds: list[str]) -> list[str]:
 
 def _parquet_parts(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> Iterator[Part]:
     described = [(file, columns(connection, scan_parquet([file]), file)) for file in files]
+    for file in files:
+        # DuckDB would call the second one `name_1`.
+        require_distinct(pq.read_schema(file).names, file)
     for _, group in groupby(described, key=lambda pair: sorted(pair[1].items())):
         of = list(group)
         scan = scan_parquet([file for file, _ in of])

@@ -9,7 +9,9 @@ import codecs
 import gzip
 import io
 import tempfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
@@ -104,11 +106,24 @@ def first_line(file: Path, text: TextFormat) -> str:
     return line
 
 
-def open_bytes(file: Path) -> IO[bytes]:
-    """The bytes of a file, unpacked where its name ends in `.gz`."""
-    if file.suffix.lower() == ".gz":
-        return cast("IO[bytes]", gzip.open(file))
-    return file.open("rb")
+@contextmanager
+def open_bytes(file: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked where its name ends in `.gz`.
+
+    Raises:
+        UserError: When it can't be unpacked.
+    """
+    if file.suffix.lower() != ".gz":
+        with file.open("rb") as stream:
+            yield stream
+        return
+    try:
+        with gzip.open(file) as stream:
+            yield cast("IO[bytes]", stream)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{file}: can't be unpacked, it was cut or is no file of gzip's: {error}"
+        ) from error
 
 
 def _pieces(stream: IO[bytes]) -> Iterator[bytes]:

@@ -106,6 +106,13 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def query_option(query: str) -> str:
+    """A query over the table `log` as an argument that a shell, and then Hydra, reads as it is."""
+    # Hydra takes a backslash for an escape only before a quote.
+    for_hydra = "'" + re.sub(r"(\\*)'", r"\1\1\\'", query) + "'"
+    return '"data.source.query=' + re.sub(r'(\\(?=[\\"$`])|["$`])', r"\\\1", for_hydra) + '"'
+
+
 def number(column: Column, decimal: str = ".") -> str:
     """A column as float64; NULL where it is no finite number.
 
@@ -331,9 +338,11 @@ def inexact_labels_query(labels: Column) -> str:
 
 def doubled_labels_query(labels: Column) -> str:
     """Sequences with more than one row in the label table: how many, and the least of them."""
+    # Texts that are one id to the join: 3, 3.0.
+    value = _id_text(labels.at) if labels.kind == "text" else labels.at
     return (
-        f"SELECT count(*), min(CAST(k AS VARCHAR)) FROM (SELECT {labels.at} AS k FROM given_labels "
-        f"WHERE {labels.at} IS NOT NULL GROUP BY {labels.at} HAVING count(*) > 1) AS doubled"
+        f"SELECT count(*), min(CAST(k AS VARCHAR)) FROM (SELECT {value} AS k FROM given_labels "
+        f"WHERE {labels.at} IS NOT NULL GROUP BY {value} HAVING count(*) > 1) AS doubled"
     )
 
 

@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from unrolled.data.duck import connect, missing_extension
-from unrolled.data.files import TextFormat, matching_files
+from unrolled.data.files import TextFormat, matching_files, require_distinct
 from unrolled.data.plain_csv import first_line as csv_first_line
 from unrolled.data.plain_csv import is_plain, plain_copy
 from unrolled.errors import UserError, did_you_mean
@@ -153,7 +153,7 @@ def csv_header(path: Path, text: TextFormat) -> tuple[str, list[str]]:
         line = csv_first_line(path, text)
         separator = text.separator or max(",\t;|", key=line.count)
         names = _values(line, separator, text.quote)
-    except (OSError, EOFError, UnicodeError, csv.Error) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path}: can't be read as CSV: {first_line(error)}") from error
     if not any(names):
         missing = "" if text.names is not None else "; the first line must name the columns"
@@ -166,9 +166,7 @@ def csv_header(path: Path, text: TextFormat) -> tuple[str, list[str]]:
             )
         names = list(text.names)
     names = [name or f"column{index}" for index, name in enumerate(names)]
-    for name in names:
-        if [n.lower() for n in names].count(name.lower()) > 1:
-            raise UserError(f"{path}: more than one column is called '{name}'")
+    require_distinct(names, path)
     return separator, names
 
 
@@ -248,4 +246,7 @@ def first_line(error: BaseException) -> str:
         return lines[0]
     # The row follows, of one line or many; then the reason; then what DuckDB's options could do.
     reason = [line for line in str(error).partition("\nPossible ")[0].splitlines() if line]
-    return f"{lines[0]}: {reason[-1]}"
+    then = ""
+    if "not utf-8 encoded" in reason[-1]:
+        then = " data.source.encoding says which encoding it is, for example latin-1"
+    return f"{lines[0]}: {reason[-1]}{then}"
