@@ -7,6 +7,7 @@ an id beyond an embedding, reads memory that belongs to nobody: the process dies
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ import pyarrow.parquet as pq
 from unrolled.data.schema import UNKNOWN_ID, Categorical, Numeric
 from unrolled.errors import UserError
 
+_MAGIC = b"ARROW1\0\0"
+
 TIMES = "event_time"
 """The column of the times of the events."""
 
-BROKEN = (pa.ArrowException, OSError, ValueError, IndexError, KeyError, TypeError, MemoryError)
+BROKEN = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError, StopIteration)
 """Arrow's errors for bytes that are not a file of its own."""
 
 
@@ -37,15 +40,20 @@ def open_batch(
         UserError: When it is not what a store has.
     """
     try:
-        file = pa.ipc.open_file(whole)
-        if problem := _problem_of_types(file.schema, features):
+        if bytes(whole[: len(_MAGIC)]) != _MAGIC:
+            raise UserError(f"{path}: is no Arrow file")
+        # Message by message: a file's reader unpacks what is compressed before it can be asked.
+        messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(whole[len(_MAGIC) :]))
+        schema = pa.ipc.read_schema(messages.read_next_message())
+        if problem := _problem_of_types(schema, features):
             raise UserError(f"{path}: {problem}")
-        if file.num_record_batches != 1:
-            raise UserError(f"{path}: has {file.num_record_batches} record batches, not one")
-        batch = file.get_batch(0)
-        batch.validate(full=True)
-        if not all(_lies_in(whole, array) for array in batch.columns):
+        batches = list(islice(messages, 2))
+        if len(batches) != 1:
+            raise UserError(f"{path}: has {'more' if batches else 'less'} than one record batch")
+        if _is_compressed(batches[0]):
             raise UserError(f"{path}: its columns are compressed, as no store has them")
+        batch = pa.ipc.read_record_batch(batches[0], schema)
+        batch.validate(full=True)
         lists = [batch[name] for name in batch.schema.names[2:]]
         if any(array.null_count or array.values.null_count for array in lists):
             raise UserError(f"{path}: has sequences or events without a value")
@@ -55,6 +63,8 @@ def open_batch(
         if any((own[0], own[-1]) != (0, len(array.values)) for own, array in
                zip(offsets, lists, strict=True)):  # fmt: skip
             raise UserError(f"{path}: has events that belong to no sequence")
+        if empty := int((offsets[0][1:] == offsets[0][:-1]).sum()):
+            raise UserError(f"{path}: has {empty:,} sequences without an event")
     except UserError:
         raise
     except BROKEN as error:
@@ -128,12 +138,25 @@ def _problem_of_types(schema: pa.Schema, features: Sequence[Categorical | Numeri
     return None
 
 
-def _lies_in(whole: pa.Buffer, array: pa.Array) -> bool:
-    """Whether the values are those of the file, and not a copy that Arrow has unpacked."""
-    first, last = whole.address, whole.address + whole.size
-    return all(
-        first <= buffer.address <= last for buffer in array.buffers() if buffer and buffer.size
-    )
+def _is_compressed(batch: pa.ipc.Message) -> bool:
+    """Whether a record batch has compressed buffers: the fourth field of its table (Message.fbs).
+
+    pyarrow tells by unpacking them alone. The metadata are a flatbuffer, verified when the message
+    was read: a table begins with its distance from a list of where its fields are, 0 for none.
+    """
+    data = bytes(batch.metadata)
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(data[at : at + size], "little")
+
+    def field(table: int, index: int) -> int | None:
+        fields = table - int.from_bytes(data[table : table + 4], "little", signed=True)
+        at = 4 + 2 * index
+        place = number(fields + at, 2) if at < number(fields, 2) else 0
+        return table + place if place else None
+
+    header = field(number(0, 4), 2)
+    return header is not None and field(header + number(header, 4), 3) is not None
 
 
 def _first_line(error: BaseException) -> str:

@@ -180,6 +180,16 @@ class EventData(SequenceData):
     def _meta(self) -> dict[str, Any]:
         return read_meta(self._schema_dir or self.store)
 
+    @property
+    def _counts(self) -> dict[str, Any]:
+        """Sizes of the splits: the store's, whose files were compared with them, if there is one.
+
+        A run's own copy could say anything.
+        """
+        meta = read_meta(self.store) if self._other is None else self._meta
+        counts: dict[str, Any] = meta["counts"]
+        return counts
+
     @cached_property
     def _other(self) -> pa.Table | None:
         """Other data than a run was trained on, encoded by the run's schema; else None."""
@@ -291,7 +301,7 @@ class EventData(SequenceData):
         """Sequences of a split, those without a target among them."""
         if self._other is not None:
             return len(self._rows(split))
-        return int(self._meta["counts"][split]["sequences"])
+        return int(self._counts[split]["sequences"])
 
     def sequences_per_step(self) -> float:
         """Training sequences of an optimizer step, on average."""
@@ -307,7 +317,7 @@ class EventData(SequenceData):
         """The targets of the training sequences, in no particular order."""
         if self.target != "label":
             return self.source("train").targets()
-        count = self._meta["counts"]["train"]
+        count = self._counts["train"]
         targets = torch.zeros(count["sequences"], dtype=torch.int64)
         targets[: count["positive"]] = 1
         return targets

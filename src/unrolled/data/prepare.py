@@ -98,19 +98,26 @@ def read_vocabulary(store: Path, column: str) -> pa.Array:
     ].combine_chunks()
 
 
-def fingerprint(source: LogSource, root: Path) -> str:
-    """The fingerprint of a source; hashes of files are remembered in the folder `root`."""
+def fingerprint(source: LogSource, root: Path, *, remember: bool = True) -> str:
+    """The fingerprint of a source.
+
+    Args:
+        source: The log.
+        root: Folder whose `digests.json` has the hashes of files that were read before.
+        remember: Whether to write those of files that were read now there.
+    """
     if not isinstance(source, EventLog):
         return source.fingerprint()
     digests = Digests(root)
     found = source.fingerprint(digests)
-    digests.save()
+    if remember:
+        digests.save()
     return found
 
 
-def store_path(source: LogSource, root: Path) -> Path:
-    """Where the store of `source` is, or will be."""
-    return _path(fingerprint(source, root), root)
+def store_path(source: LogSource, root: Path, *, remember: bool = True) -> Path:
+    """Where the store of `source` is, or will be; see `fingerprint`."""
+    return _path(fingerprint(source, root, remember=remember), root)
 
 
 def _path(fingerprint: str, root: Path) -> Path:

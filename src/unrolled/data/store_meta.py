@@ -70,6 +70,15 @@ class Count(_Part):
     events: NonNegativeInt
     positive: NonNegativeInt
 
+    @model_validator(mode="after")
+    def _agrees(self) -> Count:
+        if not self.positive <= self.sequences <= self.events:
+            raise ValueError(
+                f"{self.positive:,} positive of {self.sequences:,} sequences of {self.events:,} "
+                "events can't be"
+            )
+        return self
+
 
 class Account(_Part):
     """What was read; the rest of it is only told."""
@@ -106,6 +115,11 @@ class StoreMeta(_Part):
             "statistics": list(self.statistics) == numeric,
             "counts": set(self.counts) == set(SPLITS),
             "sizes": set(self.sizes) == set(self.checksums) == files,
+            # An offset of 8 bytes for each sequence.
+            "counts.sequences": all(
+                8 * count.sequences <= self.sizes.get(f"{split}-00000.arrow", 0)
+                for split, count in self.counts.items()
+            ),
         }.items():
             if not agree:
                 raise ValueError(f"{name} does not go with the rest of the file")

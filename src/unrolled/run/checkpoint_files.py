@@ -19,6 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from unrolled.errors import UserError
 from unrolled.plain_files import written_beside
+from unrolled.run.check_checkpoint import require_restorable
 from unrolled.run.directory import LAST, PREVIOUS
 
 
@@ -70,8 +71,14 @@ class CheckpointFiles(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """The content of a checkpoint, without executing code in it; see `read_checkpoint`."""
-        return read_checkpoint(Path(path))
+        """The content of a checkpoint to go on from, without executing code in it.
+
+        Raises:
+            UserError: As `read_checkpoint` and `require_restorable`.
+        """
+        checkpoint = read_checkpoint(Path(path))
+        require_restorable(checkpoint, Path(path))
+        return checkpoint
 
 
 class _Pieces:

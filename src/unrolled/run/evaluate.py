@@ -57,9 +57,13 @@ def evaluate(run_dir: Path, overrides: list[str], checkpoint: Path | None = None
     from unrolled.run.loading import load_run
     from unrolled.run.numerics import numerics
     from unrolled.run.predictions import named, tested
+    from unrolled.run.store_folder import with_own_stores
     from unrolled.run.training import judge, quiet
 
     quiet()
+    if not any(o.lstrip("+").startswith("data.store_dir=") for o in overrides):
+        check({**config, "callbacks": {}, "logger": {}})
+        config = with_own_stores(config, run)
     experiment, data, task = load_run(config, run, checkpoint)
     if not any(o.lstrip("+").startswith("data.source") for o in overrides):
         data.require_unchanged()

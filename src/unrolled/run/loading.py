@@ -7,6 +7,7 @@ from typing import Any
 
 from unrolled.data.module import SequenceData
 from unrolled.run.check import check
+from unrolled.run.check_checkpoint import no_larger_than
 from unrolled.run.checkpoint import load_weights
 from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment
@@ -33,6 +34,7 @@ def load_run(
     experiment = Experiment(**config)
     data = experiment.build_data()
     data.load_schema(run.path / "schema")
-    task = experiment.build_task(data, for_training=False)
-    load_weights(task, checkpoint)
+    with no_larger_than(checkpoint):
+        task = experiment.build_task(data, for_training=False)
+    load_weights(task, checkpoint, finite=True)
     return experiment, data, task.eval()

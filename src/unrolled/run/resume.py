@@ -15,6 +15,7 @@ from unrolled.run.directory import LAST, RunDirectory, task_name
 from unrolled.run.drift import MAY_DIFFER, drift, identities, judged_otherwise
 from unrolled.run.old_runs import require_known_classes
 from unrolled.run.overrides import CommandLine, changed, typed_values
+from unrolled.run.store_folder import with_own_stores
 
 LIMITS = ("max_steps", "max_epochs", "max_time")
 """Arguments of the trainer that say how far a run goes."""
@@ -44,6 +45,8 @@ def resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> RunD
             raise UserError(f"{path}: checkpoints/{LAST} is missing; there is nothing to resume")
         before = run.config()
         now = config if config is not None else _with_values(before, line)
+        if config is None and "data.store_dir" not in line.values:
+            now = with_own_stores(now, run)
         now = {**now, **{key: before.get(key) for key in ("run_dir", "resume", "name")}}
         other = [key for key in LIMITS if _limit(now, key) != _limit(before, key)]
         done = {"max_steps": status.get("steps"), "max_epochs": status.get("epochs")}

@@ -18,6 +18,7 @@ import torch
 
 from unrolled.data.module import SequenceData
 from unrolled.errors import TrainingError, UserError
+from unrolled.run.check_checkpoint import no_larger_than
 from unrolled.run.checkpoint import load_weights
 from unrolled.run.checkpoint_files import set_aside, to_go_on_from
 from unrolled.run.checkpoints import Checkpoints
@@ -50,7 +51,9 @@ def train(run: RunDirectory) -> None:
     experiment = Experiment(**config)
     quiet()
     lightning.seed_everything(experiment.seed, workers=True, verbose=False)
-    data, task = build_experiment(experiment)
+    checkpoint, reason = to_go_on_from(run.checkpoints)
+    with no_larger_than(checkpoint):
+        data, task = build_experiment(experiment)
     if (run.path / "schema").is_dir():
         # Of a run that goes on: not on other data than it began with.
         data.load_schema(run.path / "schema")
@@ -63,7 +66,9 @@ def train(run: RunDirectory) -> None:
         if isinstance(callback, Bar | PlainProgress):
             task.tell = callback.tell
     began = time.monotonic()
-    checkpoint = _checkpoint(run, trainer)
+    if reason is not None and trainer.is_global_zero:
+        log.warning("%s; the run goes on from the checkpoint before it", reason)
+        set_aside(run.checkpoints)
     with interruption.training(), deterministic_errors(), _told_of(checkpoint, trainer):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if interruption.received:
@@ -133,15 +138,6 @@ def _remarks(
     if told := overfitting(run.path / "metrics.csv", chosen_by.monitor, chosen_by.mode):
         found.append(told)
     return found
-
-
-def _checkpoint(run: RunDirectory, trainer: lightning.Trainer) -> Path | None:
-    """The checkpoint from which the training goes on; None at its start."""
-    path, reason = to_go_on_from(run.checkpoints)
-    if reason is not None and trainer.is_global_zero:
-        log.warning("%s; the run goes on from the checkpoint before it", reason)
-        set_aside(run.checkpoints)
-    return path
 
 
 @contextmanager
