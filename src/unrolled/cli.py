@@ -140,12 +140,16 @@ def evaluate_command(
 def predict_command(
     run_dir: RunDir,
     input: Annotated[
-        Path | None, typer.Option(help="Parquet or CSV with new sequences.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="File with new sequences: Parquet, CSV, TSV or Arrow.", show_default=False
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="For the predictions: Parquet, CSV, Arrow or Feather.", show_default=False
+            help="File for the predictions: .parquet, .csv, .csv.gz, .tsv, .tsv.gz, .arrow, .feather.",
+            show_default=False,
         ),
     ] = None,
     sequence: Annotated[
@@ -174,25 +178,35 @@ def sweep_command(
     workers: Annotated[int, typer.Option(min=1, help="Trials at the same time.")] = 1,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="Trials in all; the file's run_cap, the whole grid, or 20."),
+        typer.Option(
+            min=1, help="Number of trials; if not given the file's run_cap, the whole grid, or 20."
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="The folder, runs/sweeps/NAME; the file's name.")
+        str | None,
+        typer.Option(help="Name of the folder runs/sweeps/NAME; if not given the file's name."),
     ] = None,
     storage: Annotated[
         str | None, typer.Option(help="Optuna's storage URL instead of a journal in the folder.")
     ] = None,
     time_limit: Annotated[
-        float | None, typer.Option(min=0, help="Seconds that a trial may take; 0 for any.")
+        float | None, typer.Option(min=0, help="Seconds allowed for a trial; 0 removes the limit.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the points; 0.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="Of bayes: tpe, or gp (needs scipy).")] = None,
-    status: Annotated[bool, typer.Option("--status", help="Show how far it is.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Random seed for drawing trials; 0 if not given.")
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="How method: bayes chooses trials: tpe, or gp (needs scipy)."),
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Show how far the sweep is, and start nothing.")
+    ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run failed trials again, from their start.")
     ] = False,
     config_dir: Annotated[
-        Path | None, typer.Option(help="A folder of config files of yours.", show_default=False)
+        Path | None, typer.Option(help="Folder with your own config files.", show_default=False)
     ] = None,
     allow: Allow = None,
 ) -> None:

@@ -92,8 +92,8 @@ def test_a_store_of_another_version_is_told(log: EventLog, tmp_path: Path) -> No
     meta = json.loads((store / "store.json").read_text())
     (store / "store.json").write_text(json.dumps({**meta, "format_version": 3}))
     message = (
-        f"{store}/store.json: format version 3, written by another version of unrolled, which "
-        f"reads {FORMAT_VERSION}; prepare the log (or train) again"
+        f"{store}/store.json: format version 3, written by another version of unrolled; this "
+        f"one reads version {FORMAT_VERSION}. Prepare the log (or train) again"
     )
     assert _refused(log, tmp_path / "stores") == message
     with pytest.raises(UserError) as error:

@@ -134,6 +134,16 @@ def own_folder(tmp_path: Path) -> Callable[[str, str], list[str]]:
     return write
 
 
+def test_a_name_that_is_no_utf8_is_refused_in_our_words() -> None:
+    with pytest.raises(UserError) as error:
+        compose(read_command_line(["task=bitcount", "run_dir=l\udcfcx"]))
+    (problem,) = error.value.problems
+    assert problem == (
+        r'command line: run_dir: "l\udcfcx" does not fit: it has a byte that is not UTF-8; '
+        "use another name"
+    )
+
+
 def test_a_misspelt_key_in_an_experiment_file_is_named_with_file_and_line(
     own_folder: Callable[[str, str], list[str]], tmp_path: Path
 ) -> None:

@@ -202,7 +202,7 @@ def test_a_schedule_that_was_fixed_can_not_be_made_longer(
 ) -> None:
     scheduler = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 1, "total_steps": 9}
     run.write("config.yaml", yaml.safe_dump({**config, "scheduler": scheduler}))
-    with pytest.raises(UserError, match="total_steps was fixed when the run began"):
+    with pytest.raises(UserError, match="a run of another length needs a new start"):
         go_on(run, "trainer.max_steps=77")
 
 

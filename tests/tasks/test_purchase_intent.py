@@ -267,7 +267,10 @@ def test_what_was_seen_early_is_judged_of_models_that_learn_to_answer_early() ->
     assert not any("@" in name for name in [*whole.results, *whole.trivial_scores(data)])
     assert whole.tables == {}
     assert "early answers" not in unfolding.protocol()
-    told = "the model was trained on whole sessions only, its probability before is none to go by"
+    told = (
+        "the model was trained on whole sessions only, and its probabilities after fewer events "
+        "mean little"
+    )
     assert told in whole.protocol()["early answers"]
     assert f"{told} (test/*@n); " in asked.protocol()["early answers"]
 

@@ -71,7 +71,7 @@ def check_version(store: Path, meta: dict[str, Any]) -> None:
     if version != FORMAT_VERSION:
         raise UserError(
             f"{store / 'store.json'}: format version {version}, written by another version of "
-            f"unrolled, which reads {FORMAT_VERSION}; prepare the log (or train) again"
+            f"unrolled; this one reads version {FORMAT_VERSION}. Prepare the log (or train) again"
         )
 
 

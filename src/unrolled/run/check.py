@@ -226,6 +226,9 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 def _reason(error: ValidationError, parameter: Parameter) -> str:
     problems = error.errors(include_url=False)
+    if problems[0]["type"] == "json_invalid":
+        # Half a surrogate pair, by which Python holds a byte that does not decode.
+        return "it has a byte that is not UTF-8; use another name"
     ranges = [p for p in problems if p["type"].startswith(("greater", "less"))]
     if ranges:
         return ranges[0]["msg"].replace("Input should", "it must")

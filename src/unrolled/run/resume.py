@@ -59,8 +59,8 @@ def resume(path: Path, config: dict[str, Any] | None, line: CommandLine) -> RunD
         bound = {"total_steps", "T_max"} & set(before.get("scheduler") or {})
         if bound and {"max_steps", "max_epochs"} & set(other):
             raise UserError(
-                f"the scheduler's {bound.pop()} was fixed when the run began: a longer run "
-                "needs a new start, or scheduler=constant from the beginning"
+                f"the scheduler's {bound.pop()} was fixed when the run began: a run of another "
+                "length needs a new start, or scheduler=constant from the beginning"
             )
         if changed := drift(before, now):
             raise UserError(

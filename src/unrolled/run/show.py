@@ -23,8 +23,10 @@ def show_result(run: RunDirectory) -> None:
     for what, words in result.get("protocol", {}).items():
         Terminal().print(f"{what}: {words}", style="dim")
     times = [f"{what} {s:.1f} s" for what, s in seconds.items() if s is not None]
+    steps = result.get("steps", 0)
     Terminal(soft_wrap=True).print(
-        f"{result.get('steps', 0):,} steps, {result.get('parameters', 0):,} parameters, "
+        f"{steps:,} {'step' if steps == 1 else 'steps'}, "
+        f"{result.get('parameters', 0):,} parameters, "
         f"{', '.join(times)}\n{short(run)}"
     )
 

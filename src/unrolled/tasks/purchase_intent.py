@@ -284,8 +284,8 @@ class PurchaseIntent(SequenceTask):
         if not self.answers_early:
             learnt = "whole sessions" if self.first_events is None else "what is asked after"
             told["early answers"] = (
-                f"not learnt: the model was trained on {learnt} only, its probability before is "
-                "none to go by"
+                f"not learnt: the model was trained on {learnt} only, and its probabilities after "
+                "fewer events mean little"
                 + (" (test/*@n)" if self.events_seen else "")
                 + "; experiment=purchase_intent_unfolding learns to answer after every event"
             )
