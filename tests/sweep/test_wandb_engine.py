@@ -66,7 +66,7 @@ histories = st.lists(
     st.sampled_from([{}, {"strict": True}, {"strict": False}]),
     histories, st.sampled_from(["minimize", "maximize"]),
 )  # fmt: skip
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_hyperband_stops_the_trials_that_wandb_stops(
     when: dict[str, Any],
     eta: dict[str, Any],
