@@ -148,7 +148,8 @@ def predict_command(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="File for the predictions: .parquet, .csv, .csv.gz, .tsv, .tsv.gz, .arrow, .feather.",
+            help="File for the predictions: .parquet, .csv, .csv.gz, .tsv, .tsv.gz, .arrow, "
+            ".feather.",
             show_default=False,
         ),
     ] = None,

@@ -22,7 +22,8 @@ _MAGIC = b"ARROW1\0\0"
 TIMES = "event_time"
 """The column of the times of the events."""
 
-BROKEN = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError, StopIteration)
+BROKEN = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError,
+          StopIteration)  # fmt: skip
 """Arrow's errors for bytes that are not a file of its own."""
 
 
