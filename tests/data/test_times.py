@@ -14,10 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from unrolled.data.check_time import date_checks
 from unrolled.data.files import LogFiles
 from unrolled.data.log import EventLog, LogColumns
 from unrolled.data.new_events import encode
 from unrolled.data.prepare import prepare
+from unrolled.data.sql import Column
 from unrolled.data.store import read_meta
 from unrolled.data.time_format import format_problem, iso_text
 from unrolled.errors import UserError
@@ -340,3 +342,24 @@ def test_a_format_has_no_problem_exactly_when_its_parts_fit() -> None:
     assert format_problem("%Y %d") == "hours need %d, and days %m, %b or %B"
     assert format_problem("%Y-%m-%d %H %z") == "a zone needs %H and %M"
     assert format_problem("%Y-%m-%d %d") == "it has a directive twice"
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "trained", "forms"),
+    [
+        (1_400_000_000, 1_700_000_000, None, []),  # Seconds of these years are no dates.
+        (1_400_000_000_000, 1_700_000_000_000, None, []),
+        (1_400_000_000, 1_700_000_000, "%Y%m%d", ["not %Y%m%d"]),
+        (0, 20230101, None, ["not %Y%m%d", "like %Y", "like %Y%m", "like %y%m%d", "like %d%m%Y",
+                             "like %m%d%Y"]),
+        (1_700_000_000, 2_023_010_112, None, ["not %Y%m%d%H"]),
+        (None, None, None, []),
+    ],
+)  # fmt: skip
+def test_numbers_are_looked_at_as_dates_only_where_their_range_has_one(
+    least: int | None, most: int | None, trained: str | None, forms: list[str]
+) -> None:
+    column = Column("at", "c1", "integer", "BIGINT")
+    columns = LogColumns(sequence="s", time="at")
+    asked = date_checks(column, columns, {"time least": least, "time most": most}, trained)
+    assert [name for name in asked if not name.startswith("first")] == [f"time {f}" for f in forms]

@@ -36,6 +36,7 @@ _AMBIGUOUS = {
     "AND {i} // 1000000 BETWEEN 1 AND 12",
 }
 """Digits that can be dates, and just as well seconds: the condition on a whole number `i`."""
+_LAST_AMBIGUOUS = 31_12_2099
 
 # The 17th digit of a number is the last that a float64 keeps.
 _DIGITS = "length(trim(replace(replace({x}, '.', ''), '-', ''), '0')) > 17"
@@ -99,13 +100,6 @@ def time_checks(column: Column, columns: LogColumns) -> dict[str, str]:
     asked["time integers"] = f"count({whole})"
     for unit, limit in _UNITS.items():
         asked |= bad(f"time below {unit}", f"abs({value}) < {limit!r}")
-    if columns.time_unit == "auto":
-        for form, (least, most) in CALENDAR_DIGITS.items():
-            date = f"CASE WHEN {whole} BETWEEN {least} AND {most} THEN "
-            date += f"{microseconds(formatted(column, form))} END"
-            asked |= bad(f"time not {form}", f"{there} AND {date} IS NULL")
-        for form, condition in _AMBIGUOUS.items():
-            asked[f"time like {form}"] = f"count(*) FILTER (WHERE {condition.format(i=whole)})"
     if column.kind == "text":
         stamp = microseconds(column)
         asked |= bad("time no timestamp", f"{there} AND {stamp} IS NULL")
@@ -117,13 +111,42 @@ def time_checks(column: Column, columns: LogColumns) -> dict[str, str]:
     return asked
 
 
+def date_checks(
+    column: Column, columns: LogColumns, counts: Mapping[str, Any], trained: str | None
+) -> dict[str, str]:
+    """The aggregates that tell whether numbers are dates; only those that their range allows.
+
+    Most logs have no number that can be a date, and looking at each takes as long as ordering them.
+
+    Args:
+        column: The time.
+        columns: What the columns mean.
+        counts: The values of `time_checks`.
+        trained: How the log was written that was trained on, as `Clock.spelling`.
+    """
+    least, most = counts.get("time least"), counts.get("time most")
+    if columns.time_unit != "auto" or least is None or most is None:
+        return {}
+    asked: dict[str, str] = {}
+    whole = integer(column)
+    for form, (first, last) in CALENDAR_DIGITS.items():
+        if (least <= last and most >= first) or form == trained:
+            date = f"CASE WHEN {whole} BETWEEN {first} AND {last} THEN "
+            date += f"{microseconds(formatted(column, form))} END"
+            asked |= bad(f"time not {form}", f"{column.at} IS NOT NULL AND {date} IS NULL")
+    if least >= 0 and most <= _LAST_AMBIGUOUS:
+        for form, condition in _AMBIGUOUS.items():
+            asked[f"time like {form}"] = f"count(*) FILTER (WHERE {condition.format(i=whole)})"
+    return asked
+
+
 def read_time(columns: LogColumns, column: Column, found: Findings, trained: str | None) -> Clock:
     """How the times of a column are read.
 
     Args:
         columns: The meaning of the columns.
         column: The time.
-        found: The counts of `time_checks`; problems are added.
+        found: The counts of `time_checks` and `date_checks`; problems are added.
         trained: How the log was written that was trained on, as `Clock.spelling`.
     """
     counts, name = found.counts, column.name
@@ -170,7 +193,7 @@ def _calendar(column: Column, found: Findings, trained: str | None) -> Clock | N
     """The clock of digits that are dates, or may be; None of other numbers."""
     counts, name = found.counts, column.name
     filled = counts[f"filled {name}"]
-    dates = {form: filled - counts[f"time not {form}"] for form in CALENDAR_DIGITS}
+    dates = {form: filled - counts.get(f"time not {form}", filled) for form in CALENDAR_DIGITS}
     form = max(dates, key=lambda form: (dates[form], form == trained))
     told = f"{found.where}: column '{name}' goes from {counts['time least']:.16g} to "
     told += f"{counts['time most']:.16g}, which "
@@ -189,7 +212,7 @@ def _calendar(column: Column, found: Findings, trained: str | None) -> Clock | N
         then = ", as the log has them that was trained on; write them so, or as timestamps"
         found.bad(f"time not {trained}", name, f"is no date in the format {trained}", then)
         return Clock("format", "us", trained)
-    likely = [form for form in _AMBIGUOUS if counts[f"time like {form}"] == filled]
+    likely = [form for form in _AMBIGUOUS if counts.get(f"time like {form}") == filled]
     if likely and trained is None:
         found.problems.append(
             f"{told}may be dates in the format {' or '.join(likely)} and may be seconds; say which "

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from unrolled.data.check_log import (
     look_at_moment,
     moment_checks,
 )
+from unrolled.data.check_time import date_checks
 from unrolled.data.engines import Engine, EngineName, start_engine
 from unrolled.data.log import LogColumns, Table
 from unrolled.data.sql import (
@@ -163,9 +165,10 @@ def _open(
         )
         given = Given(given.columns, stored)
         check_label_table(stored[columns.key], engine.row, labels_where)
-    asked = checks(columns, given)
-    values = engine.row(f"SELECT {', '.join(asked.values())} FROM given")
-    counts = dict(zip(asked, values, strict=True))
+    counts = _ask(engine, checks(columns, given), "given")
+    if columns.time is not None:
+        dates = date_checks(given.columns[columns.time], columns, counts, unit)
+        counts |= _ask(engine, dates, "given")
 
     def example(column: Column, row: int) -> str:
         return str(engine.row(value_query(column, row))[0])
@@ -195,14 +198,21 @@ def _asked_clock(
         "given_labels", given.labels
     )  # fmt: skip
     column = known[columns.asked_at]
-    asked = moment_checks(columns, column)
-    values = engine.row(f"SELECT {', '.join(asked.values())} FROM {view}")
+    counts = _ask(engine, moment_checks(columns, column), view)
+    counts |= _ask(engine, date_checks(column, columns, counts, unit), view)
 
     def example(column: Column, row: int) -> str:
         return str(engine.row(value_query(column, row, view))[0])
 
-    counts = dict(zip(asked, values, strict=True))
     return look_at_moment(columns, column, counts, where, example, unit)
+
+
+def _ask(engine: Engine, asked: Mapping[str, str], view: str) -> dict[str, Any]:
+    """The values of aggregates over a view, by name."""
+    if not asked:
+        return {}
+    values = engine.row(f"SELECT {', '.join(asked.values())} FROM {view}")
+    return dict(zip(asked, values, strict=True))
 
 
 def _used(columns: LogColumns, of_sequence: list[str], moment: list[str]) -> dict[str, bool]:
