@@ -184,9 +184,3 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         CheckpointFiles().load_checkpoint(tmp_path / "last.ckpt")
     assert not (tmp_path / "exploded").exists()
-
-
-def test_a_folder_whose_name_is_no_utf8_has_readable_checkpoints(tmp_path: Path) -> None:
-    path = tmp_path / os.fsdecode(b"l\xfcx") / "last.ckpt"
-    CheckpointFiles().save_checkpoint(content(3), path)
-    assert equal(read_checkpoint(path), content(3))

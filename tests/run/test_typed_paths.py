@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,20 @@ def test_the_folder_of_a_multirun_is_as_typed_and_so_are_paths_of_its_jobs(
 def test_a_deletion_is_refused_where_single_values_are_changed() -> None:
     with pytest.raises(UserError, match="~seed: give a value, key=value"):
         typed_values(read_command_line(["~seed"], needs_task=False))
+
+
+def test_a_folder_that_is_no_utf8_is_refused_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / os.fsdecode(b"l\xfcx")
+    told = f"{path}: the path is not UTF-8, so that libraries do not find it; rename the folder"
+    with pytest.raises(UserError, match=f"^{re.escape(told)}"):
+        RunDirectory.create({}, path, "train.py")
+    assert not path.exists()
+    path.mkdir()
+    (path / "config.yaml").write_text("{}")
+    with pytest.raises(UserError, match=f"^{re.escape(told)}"):
+        RunDirectory.open(path)
+    monkeypatch.chdir(path)
+    with pytest.raises(UserError, match="the path is not UTF-8"):
+        RunDirectory.create({}, None, "train.py")

@@ -256,6 +256,21 @@ def test_who_works_on_the_same_sweep_has_to_share_its_folder(tmp_path: Path) -> 
     assert len(ledger(mount / "tiny", storage=url).trials()) == 1
 
 
+def test_a_sweep_whose_folder_was_renamed_has_its_trials(tmp_path: Path) -> None:
+    before = ledger(tmp_path / "before")
+    for _ in range(2):
+        claim = before.claim()
+        assert claim is not None
+        before.finish(claim.trial, 1.0, [])
+        claim.release()
+    tried = [trial.values for trial in before.trials()]
+    after = ledger((tmp_path / "before").rename(tmp_path / "after"))
+    assert [trial.values for trial in after.trials()] == tried
+    claim = after.claim()
+    assert claim is not None
+    assert claim.trial.values not in tried
+
+
 def test_two_machines_that_begin_at_once_do_not_both_work(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/sweep.db"
     one = ledger(tmp_path / "here" / "tiny", storage=url)

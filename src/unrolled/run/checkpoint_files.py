@@ -127,12 +127,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         # Mapped: torch takes a storage's length from the file's own word and reads beyond its part,
         # but not beyond the end of a map.
-        # By its descriptor: torch would encode the name in UTF-8, whatever the system's encoding.
-        with path.open("rb") as file:
-            mapped = torch.load(
-                f"/dev/fd/{file.fileno()}", map_location="cpu", weights_only=True, mmap=True
-            )
-            checkpoint = _in_memory(mapped, 2 * path.stat().st_size)
+        mapped = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = _in_memory(mapped, 2 * path.stat().st_size)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:

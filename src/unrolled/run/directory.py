@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,8 +44,9 @@ class RunDirectory:
             command: What was typed.
 
         Raises:
-            UserError: When the folder is taken or can't be made.
+            UserError: When the folder is taken, can't be made, or has a name that is not UTF-8.
         """
+        _require_utf8(Path.cwd() if path is None else path.absolute())
         was_there = path is not None and path.is_dir()
         try:
             path = _make_folder(config, path)
@@ -79,12 +81,13 @@ class RunDirectory:
         """A run directory that is there.
 
         Raises:
-            UserError: When it is none, or has links that lead out of it.
+            UserError: When it is none, has links that lead out of it, or a name that is not UTF-8.
         """
         run = cls(path)
         if not (path / "config.yaml").is_file():
             kind = "no such folder" if not path.is_dir() else "it has no config.yaml"
             raise UserError(f"{path}: not a run directory, {kind}")
+        _require_utf8(path.absolute())
         require_plain_files(path)
         return run
 
@@ -249,6 +252,23 @@ def task_name(config: dict[str, Any]) -> str:
 def now() -> float:
     """Seconds since 1970."""
     return datetime.datetime.now().timestamp()
+
+
+def _require_utf8(path: Path) -> None:
+    """Refuse a path that torch and Arrow, which encode every path in UTF-8, would not find.
+
+    Raises:
+        UserError: When its bytes on the disk are not its characters in UTF-8.
+    """
+    try:
+        found = str(path).encode() == os.fsencode(path)
+    except UnicodeEncodeError:
+        found = False
+    if not found:
+        raise UserError(
+            f"{path}: the path is not UTF-8, so that libraries do not find it; rename the folder, "
+            "or set a UTF-8 locale (LC_ALL=C.UTF-8)"
+        )
 
 
 def _make_folder(config: dict[str, Any], path: Path | None) -> Path:

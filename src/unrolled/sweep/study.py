@@ -55,8 +55,10 @@ class SweepStudy:
         self.storage = open_storage(folder, storage)
         self._shown = str(folder) if storage is None else shown_url(storage)
         with self.alone():
+            # A journal has one study: the sweep's, also after its folder was renamed.
+            found = optuna.get_all_study_names(self.storage) if storage is None else []
             self.optuna = optuna.create_study(
-                study_name=str(folder.name),
+                study_name=found[0] if found else folder.name,
                 storage=self.storage,
                 direction=sweep.metric.goal,
                 load_if_exists=True,
