@@ -17,6 +17,7 @@ writing elsewhere. Prints what is wrong, with the number by which `one_case` mak
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import importlib
 import io
@@ -48,6 +49,8 @@ from unrolled.data.check_store import check_store, meta_checksum, read_meta
 from unrolled.data.prepare import read_vocabulary
 from unrolled.data.schema import Categorical, Schema
 from unrolled.data.store import JaggedSequences
+from unrolled.run.checkpoint import load_weights
+from unrolled.run.checkpoint_files import CheckpointFiles
 from unrolled.run.directory import RunDirectory
 from unrolled.run.evaluate import evaluate
 from unrolled.run.loading import load_run
@@ -67,9 +70,15 @@ STRANGE: list[Any] = [
 
 @dataclass
 class Base:
-    """What is changed: a run, with its store below it."""
+    """What is changed: a run, with its store below it.
+
+    Args:
+        folder: Where both are.
+        task: The run's, with its weights.
+    """
 
     folder: Path
+    task: Any = None
 
     @property
     def run(self) -> Path:
@@ -114,6 +123,10 @@ def make_base(folder: Path) -> Base:
     # What each case would import and parse again, in the process that they are forked from.
     evaluate(base.run, [])
     importlib.import_module("unrolled.run.work")
+    run = RunDirectory.open(base.run)
+    base.task = load_run(run.config(), run, run.best_checkpoint())[2]
+    # Each case copies the run: no case reads these.
+    shutil.rmtree(base.run / "plots", ignore_errors=True)
     return base
 
 
@@ -335,9 +348,10 @@ def use_checkpoint(base: Base, rng: random.Random) -> None:
 
 
 def load_checkpoint(base: Base, rng: random.Random) -> None:
-    """Read it, and load its weights; a part of `use_checkpoint` that takes little time."""
-    run = RunDirectory.open(base.run)
-    load_run(run.config(), run, base.run / "checkpoints" / "last.ckpt")
+    """Read it as a run that goes on, and load its weights; a part of `use_checkpoint`."""
+    last = base.run / "checkpoints" / "last.ckpt"
+    CheckpointFiles().load_checkpoint(last)
+    load_weights(base.task, last, finite=True)
 
 
 def load_received(base: Base, rng: random.Random) -> None:
@@ -508,6 +522,9 @@ def run_cases(
     """How often each kind ended how, and all that was wrong."""
     ends: Counter[str] = Counter()
     wrong: list[str] = []
+    # A search for garbage in a case would copy every page that has an object.
+    gc.collect()
+    gc.freeze()
     for kind, count in counts.items():
         began = time.monotonic()
         for number in range(count):
@@ -518,6 +535,7 @@ def run_cases(
                 wrong.append(f"{kind} {number}: {verdict}")
                 print(wrong[-1], flush=True)
         print(f"{kind}: {count} cases in {time.monotonic() - began:.0f} s", flush=True)
+    gc.unfreeze()
     return ends, wrong
 
 
