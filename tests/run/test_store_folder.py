@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +14,10 @@ import pytest
 import yaml
 from training import Run
 
+from unrolled.data.check_store import meta_checksum
 from unrolled.run.directory import RunDirectory
 from unrolled.run.evaluate import evaluate
+from unrolled.run.loading import load_run
 from unrolled.run.overrides import read_command_line
 from unrolled.run.resume import resume
 from unrolled.run.training import train
@@ -101,8 +107,11 @@ def test_other_data_leave_nothing_in_the_folder_that_a_run_names(
 ) -> None:
     (tmp_path / "theirs").mkdir()
     log = Path(received.config()["data"]["source"]["path"])
-    (tmp_path / "other.csv").write_text(log.read_text() + "\ns99,99000,a,1\n")
-    evaluate(received.path, [f"data.source.path={tmp_path}/other.csv"])
+    other = tmp_path / "other.csv"
+    other.write_text(log.read_text() + "\ns99,99000,a,1\n")
+    # Old enough for its hash to be remembered.
+    os.utime(other, (time.time() - 60, time.time() - 60))
+    evaluate(received.path, [f"data.source.path={other}"])
     assert list((tmp_path / "theirs").iterdir()) == []
     # No store is made of them, so that nothing is told.
     assert "data.store_dir" not in capsys.readouterr().err
@@ -122,3 +131,16 @@ def test_a_received_run_goes_on_with_a_store_in_the_receivers_folder(
     run = resume(received.path, None, read_command_line([f"resume={received.path}", typed]))
     assert run.config()["data"]["store_dir"] == str(tmp_path / "typed")
     assert not (tmp_path / "theirs").exists()
+
+
+def test_sizes_are_those_of_the_store_and_not_of_a_runs_copy_of_them(
+    trained: tuple[RunDirectory, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(trained[0].path, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    meta = json.loads((run.path / "schema" / "store.json").read_text())
+    meta["counts"]["train"] = {"sequences": 7, "events": 9, "positive": 3}
+    meta["checksum"] = meta_checksum(meta)
+    (run.path / "schema" / "store.json").write_text(json.dumps(meta))
+    data = load_run(trained[1], run, run.best_checkpoint())[1]
+    assert len(data.train_targets()) == len(data.source("train")) == 48
