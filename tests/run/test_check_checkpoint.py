@@ -125,6 +125,10 @@ def test_a_run_is_judged_only_with_weights_that_are_finite(tmp_path: Path) -> No
     count = weights[name].numel()
     said = f"{best}: state_dict.{name} has 1 of {count} numbers not finite; use another checkpoint"
     assert str(error.value).startswith(said)
+    # A file that is none sets no limit to the model.
+    best.write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match=r"best\.ckpt: not a checkpoint that can be read: "):
+        load_run(run.directory.config(), run.directory, best)
 
 
 @pytest.mark.parametrize("layers", [3, 10**12])

@@ -122,8 +122,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: When it is missing, damaged, or holds more than tensors and plain data.
     """
-    if (reason := damage(path)) is not None:
-        raise UserError(f"{path}: not a checkpoint that can be read: {reason}")
+    require_whole(path)
     try:
         # Mapped: torch takes a storage's length from the file's own word and reads beyond its part,
         # but not beyond the end of a map.
@@ -173,6 +172,16 @@ def _in_memory(value: Any, room: int) -> Any:
         return tuple(map(copied, part)) if type(part) is tuple else part
 
     return copied(value)
+
+
+def require_whole(path: Path) -> None:
+    """Refuse a checkpoint that is missing or damaged.
+
+    Raises:
+        UserError: When it is.
+    """
+    if (reason := damage(path)) is not None:
+        raise UserError(f"{path}: not a checkpoint that can be read: {reason}")
 
 
 def damage(path: Path) -> str | None:

@@ -9,6 +9,7 @@ from unrolled.data.module import SequenceData
 from unrolled.run.check import check
 from unrolled.run.check_checkpoint import no_larger_than
 from unrolled.run.checkpoint import load_weights
+from unrolled.run.checkpoint_files import require_whole
 from unrolled.run.directory import RunDirectory
 from unrolled.run.experiment import Experiment
 from unrolled.tasks.base import SequenceTask
@@ -34,6 +35,7 @@ def load_run(
     experiment = Experiment(**config)
     data = experiment.build_data()
     data.load_schema(run.path / "schema")
+    require_whole(checkpoint)
     with no_larger_than(checkpoint):
         task = experiment.build_task(data, for_training=False)
     load_weights(task, checkpoint, finite=True)
