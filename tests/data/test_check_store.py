@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from unrolled.data import check_store as module
-from unrolled.data.check_store import FORMAT_VERSION, check_store
+from unrolled.data.check_store import FORMAT_VERSION, check_store, meta_checksum
 from unrolled.data.log import EventLog
 from unrolled.data.new_events import encode
-from unrolled.data.prepare import prepare
+from unrolled.data.prepare import prepare, require_same_ids
 from unrolled.data.write_store import appears_complete
 from unrolled.errors import UserError
 
@@ -99,6 +99,25 @@ def test_a_store_of_another_version_is_told(log: EventLog, tmp_path: Path) -> No
     with pytest.raises(UserError) as error:
         encode(store, log.columns(), log.tables(), labelled=False)
     assert str(error.value) == message
+
+
+def test_the_schema_of_a_run_of_the_version_before_encodes_as_it_did(
+    log: EventLog, tmp_path: Path
+) -> None:
+    store = prepare(log, tmp_path / "stores")
+    before = tmp_path / "schema"
+    shutil.copytree(store, before)
+    meta = json.loads((before / "store.json").read_text())
+    # It did not say the types of the columns.
+    old = {k: v for k, v in meta.items() if k != "types"} | {"format_version": 5}
+    (before / "store.json").write_text(json.dumps({**old, "checksum": meta_checksum(old)}))
+    expected = encode(store, log.columns(), log.tables(), labelled=False)
+    assert encode(before, log.columns(), log.tables(), labelled=False).equals(expected)
+    require_same_ids(before, store)
+    old["counts"]["test"]["events"] += 1
+    (before / "store.json").write_text(json.dumps({**old, "checksum": meta_checksum(old)}))
+    with pytest.raises(UserError, match="the splits of the run are not those of the store"):
+        require_same_ids(before, store)
 
 
 def test_the_checksums_are_computed_once(

@@ -26,6 +26,7 @@ from unrolled.data.missing import NULL_TEXTS
 from unrolled.data.new_events import encode
 from unrolled.data.prepare import prepare, require_same_ids
 from unrolled.data.sequences import session_columns
+from unrolled.data.words import canonical
 from unrolled.errors import UserError
 
 FORMATS = ("parquet", "csv", "arrow")
@@ -136,6 +137,13 @@ def test_equal_values_get_equal_ids_in_any_type_and_format(
         assert len(set(expected)) == len(set(map(str, values))), f"{kind} merges values"
         assert 1 not in expected
         assert ids == expected, f"{kind} in {formats[0]}, {other} in {formats[1]}"
+
+
+def test_a_zero_that_arrow_writes_with_an_exponent_is_zero() -> None:
+    zeros = pa.array(["0E-13", "0", "0.00", "00E-1", "E-1"])
+    assert canonical(zeros.cast(pa.large_string()), "text").to_pylist() == [
+        "0", "0", "0", "00E-1", "E-1"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -112,7 +112,10 @@ def test_a_run_directory_that_is_taken(refuse: Refuse, tmp_path: Path) -> None:
 @pytest.mark.process
 def test_a_run_directory_in_use(bitcount_run: Path, refuse: Refuse, tmp_path: Path) -> None:
     shutil.copytree(bitcount_run, tmp_path / "empty" / "run")
-    with RunDirectory(tmp_path / "empty" / "run").locked():
+    run = RunDirectory(tmp_path / "empty" / "run")
+    # A finished one is shown, whoever else looks at it.
+    run.set_status(state="interrupted")
+    with run.locked():
         message = refuse("resume=run")
     path = tmp_path / "empty" / "run"
     assert (

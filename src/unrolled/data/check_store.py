@@ -17,6 +17,8 @@ from unrolled.data.store_meta import StoreMeta, vocabulary_file
 from unrolled.errors import UserError
 
 FORMAT_VERSION = 6
+READABLE = (5, FORMAT_VERSION)
+"""A run of an earlier version is still evaluated and gone on with; a store is made anew."""
 
 
 def read_meta(store: Path) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def check_version(store: Path, meta: dict[str, Any]) -> None:
         UserError: When it is so.
     """
     version = meta.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         raise UserError(
             f"{store / 'store.json'}: format version {version}, written by another version of "
             f"unrolled; this one reads version {FORMAT_VERSION}. Prepare the log (or train) again"

@@ -126,7 +126,7 @@ def _path(fingerprint: str, root: Path) -> Path:
 
 
 def require_same_ids(schema: Path, store: Path) -> None:
-    """Refuse to go on with a run on a store whose ids or numbers mean something else.
+    """Refuse to go on with a run on a store with other ids, other numbers or other splits.
 
     Args:
         schema: The run's own schema.
@@ -138,7 +138,7 @@ def require_same_ids(schema: Path, store: Path) -> None:
     trained, found = read_meta(schema), read_meta(store)
     if trained["checksum"] == found["checksum"]:
         return
-    same = all(trained[key] == found[key] for key in ("schema", "statistics")) and all(
+    same = all(trained[key] == found[key] for key in ("schema", "statistics", "counts")) and all(
         read_vocabulary(schema, feature["name"]).equals(read_vocabulary(store, feature["name"]))
         for feature in trained["schema"]["features"]
         if feature["kind"] == "categorical"
@@ -146,9 +146,9 @@ def require_same_ids(schema: Path, store: Path) -> None:
     if not same:
         raise UserError(
             f"{schema}: an earlier version of unrolled has read this log in another way (now an "
-            "empty text and NaN are missing values), so the ids of the run are not those of the "
-            f"store {store}; train again, or name the log as other data: evaluate RUN "
-            "data.source.path=FILE"
+            "empty text and NaN are missing values, and what is left out comes before the split), so "
+            f"the ids and the splits of the run are not those of the store {store}; train again, or "
+            "name other data: evaluate RUN data.source.path=FILE"
         )
 
 

@@ -116,6 +116,8 @@ def canonical(words: pa.Array, kind: ValueType) -> pa.Array:
     """
     if kind == "text":
         plain = pc.replace_substring_regex(words, r"^(-?(0|[1-9][0-9]*))[.]0+$", r"\1")
+        # Arrow writes a decimal's 0.0000000 in this way.
+        plain = pc.replace_substring_regex(plain, r"^0E-[0-9]+$", "0")
         low = pc.utf8_lower(words)
         plain = pc.if_else(pc.match_substring_regex(low, "^(true|false)$"), low, plain)
         dated = pc.match_substring_regex(words, r"^[0-9]{4}[-/]")
