@@ -146,9 +146,9 @@ def require_same_ids(schema: Path, store: Path) -> None:
     if not same:
         raise UserError(
             f"{schema}: an earlier version of unrolled has read this log in another way (now an "
-            "empty text and NaN are missing values, and what is left out comes before the split), so "
-            f"the ids and the splits of the run are not those of the store {store}; train again, or "
-            "name other data: evaluate RUN data.source.path=FILE"
+            "empty text and NaN are missing values, and what is left out comes before the split), "
+            f"so the ids and the splits of the run are not those of the store {store}; train "
+            "again, or name other data: evaluate RUN data.source.path=FILE"
         )
 
 
