@@ -77,3 +77,15 @@ def test_the_probe_of_onednn_says_what_torchs_layer_does() -> None:
     except RuntimeError:
         works = False
     assert recurrent._lstm_takes_bfloat16() is works
+
+
+@pytest.mark.parametrize("first", ["in training", "in inference"])
+def test_to_look_for_bfloat16_changes_no_random_state_and_answers_alike(first: str) -> None:
+    look = recurrent._lstm_takes_bfloat16
+    look.cache_clear()
+    answer = look()
+    look.cache_clear()
+    before = torch.get_rng_state()
+    with torch.inference_mode(first == "in inference"):
+        assert look() == answer
+    assert torch.equal(torch.get_rng_state(), before)

@@ -134,3 +134,10 @@ def test_a_mistake_of_a_file_in_the_part_that_it_chose_is_told(tmp_path: Path) -
         line = read_command_line([f"--config-dir={tmp_path}", "experiment=typo"])
         with pytest.raises(UserError, match=r"typo.yaml:\d: model.hiden_size: (LSTM|GRU) has no"):
             compose(line)
+
+
+def test_a_nested_class_that_a_debug_file_sets_is_kept_whole() -> None:
+    config = compose(read_command_line(["task=bitcount", "debug=profile", "trainer=cpu"])).config
+    profiler = config["trainer"]["profiler"]
+    assert profiler["_target_"] == "lightning.pytorch.profilers.SimpleProfiler"
+    assert profiler["filename"] == "profile"

@@ -334,8 +334,14 @@ def _lstm_takes_bfloat16() -> bool:
     On CPUs without the instructions torch hands the layer to oneDNN all the same, which then "could
     not create a primitive descriptor".
     """
+    # The weights are drawn, and a run that was stopped looks once more than one that was not.
     try:
-        with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
             nn.LSTM(8, 8, batch_first=True)(torch.zeros(2, 3, 8))[0].sum().backward()
     except RuntimeError:
         return False

@@ -132,7 +132,9 @@ class _Part:
             here, own = f"{key}.{name}", chosen.get(name)
             if name not in result or here in self.typed:
                 continue
-            if isinstance(value, dict) and isinstance(result[name], dict):
+            # With a class of its own it is one value, and all of it stands or goes.
+            nested = isinstance(value, dict) and "_target_" not in value
+            if nested and isinstance(result[name], dict):
                 inner = own if isinstance(own, dict) else {}
                 result[name] = self.without(result[name], value, inner, here)
             elif name in chosen:
