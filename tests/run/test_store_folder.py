@@ -15,6 +15,7 @@ import yaml
 from training import Run
 
 from unrolled.data.check_store import meta_checksum
+from unrolled.errors import UserError
 from unrolled.run.directory import RunDirectory
 from unrolled.run.evaluate import evaluate
 from unrolled.run.loading import load_run
@@ -133,7 +134,7 @@ def test_a_received_run_goes_on_with_a_store_in_the_receivers_folder(
     assert not (tmp_path / "theirs").exists()
 
 
-def test_sizes_are_those_of_the_store_and_not_of_a_runs_copy_of_them(
+def test_a_run_whose_copy_of_the_sizes_is_not_that_of_the_store_is_refused(
     trained: tuple[RunDirectory, dict[str, Any]], tmp_path: Path
 ) -> None:
     shutil.copytree(trained[0].path, tmp_path / "run")
@@ -143,4 +144,5 @@ def test_sizes_are_those_of_the_store_and_not_of_a_runs_copy_of_them(
     meta["checksum"] = meta_checksum(meta)
     (run.path / "schema" / "store.json").write_text(json.dumps(meta))
     data = load_run(trained[1], run, run.best_checkpoint())[1]
-    assert len(data.train_targets()) == len(data.source("train")) == 48
+    with pytest.raises(UserError, match="the splits of the run are not those of the store"):
+        data.setup()

@@ -182,11 +182,11 @@ class EventData(SequenceData):
 
     @property
     def _counts(self) -> dict[str, Any]:
-        """Sizes of the splits: the store's, whose files were compared with them, if there is one.
+        """Sizes of the splits: the store's, whose files were compared with them, once it is open.
 
-        A run's own copy could say anything.
+        A run's own copy could say anything; new events are predicted without the log.
         """
-        meta = read_meta(self.store) if self._other is None else self._meta
+        meta = self._meta if self._store is None else read_meta(self._store)
         counts: dict[str, Any] = meta["counts"]
         return counts
 
