@@ -81,7 +81,7 @@ def test_purchase_intent_by_the_first_five_pages_of_real_sessions(
     assert scores["test/auroc"]["value"] > 0.715
     assert scores["test/average_precision"]["value"] > 0.445
     result = RunDirectory(tmp_path / "run").read_json("metrics.json")
-    assert result["protocol"] == {"asked after": "the first 5 events of the session"}
+    assert result["protocol"]["asked after"] == "the first 5 events of the session"
     trees = result["references"]["boosted_trees"]
     assert 0.70 < trees["test/auroc"] < 0.74
 

@@ -42,7 +42,8 @@ def _is_plain(values: Collection[Any]) -> bool:
                  if isinstance(v, dict | list)]  # fmt: skip
         names = (name for v in level if isinstance(v, dict) for name in v)
         scalars = (v for v in level if not isinstance(v, dict | list))
-        if not all(isinstance(name, str) for name in names) or not all(
+        # A name can be a number: the weight of each length.
+        if not all(isinstance(name, bool | int | float | str) for name in names) or not all(
             v is None or isinstance(v, bool | int | float | str) for v in scalars
         ):
             return False
