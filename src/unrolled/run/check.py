@@ -140,7 +140,7 @@ class _Checker:
         known = {n: p for n, p in signature.parameters.items() if n not in supplied or n in offered}
         complete: dict[str, Any] = {}
         for name, value in values.items():
-            here = (*key, name)
+            here = (*key, str(name))
             if name in HYDRA_KEYS:
                 complete[name] = value
             elif name in supplied and len(key) == 1:
@@ -149,7 +149,7 @@ class _Checker:
                 complete[name] = self.value(value, known[name], here)
             elif not signature.accepts_any:
                 at = "the config" if not key else signature.target.rpartition(".")[2]
-                self.problem(here, f"{at} has no '{name}'; {did_you_mean(name, known)}")
+                self.problem(here, f"{at} has no '{name}'; {did_you_mean(str(name), known)}")
             else:
                 complete[name] = value
         for name, parameter in known.items():
@@ -183,7 +183,7 @@ class _Checker:
         if not isinstance(value, dict):
             return value
         if "_target_" not in value:
-            return {k: self.nested(v, (*key, k)) for k, v in value.items()}
+            return {k: self.nested(v, (*key, str(k))) for k, v in value.items()}
         target = value["_target_"]
         try:
             signature = allowed_signature(target, self.allowed)

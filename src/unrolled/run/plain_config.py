@@ -26,9 +26,11 @@ def read_plain(path: Path) -> dict[str, Any]:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not a config of plain values: {problem}") from error
-    if not isinstance(config, dict) or not _is_plain([config]):
+    named = isinstance(config, dict) and all(isinstance(name, str) for name in config)
+    if not named or not _is_plain([config]):
         raise UserError(f"{path}: not the config of a run")
-    return config
+    result: dict[str, Any] = config
+    return result
 
 
 def _is_plain(values: Collection[Any]) -> bool:
