@@ -18,11 +18,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> fuzz.Base:
 
 @pytest.mark.parametrize("kind", ["store", "checkpoint", "received"])
 def test_what_is_changed_at_random_is_refused_or_does_no_harm(kind: str, base: fuzz.Base) -> None:
-    ends, wrong = fuzz.run_cases(base, {kind: 24}, seed=1, quick=True)
+    ends, wrong = fuzz.run_cases(base, {kind: 50}, seed=1, quick=True)
     assert not wrong
     # It changes what matters, and leaves enough for the work to be done.
-    assert ends[f"{kind}: refused"] >= 7
-    assert ends[f"{kind}: right"] >= 1
+    assert ends[f"{kind}: refused"] >= 15
+    assert ends[f"{kind}: right"] >= 3
 
 
 def test_what_does_harm_is_seen(base: fuzz.Base, monkeypatch: pytest.MonkeyPatch) -> None:
