@@ -209,16 +209,21 @@ def test_breaking_off_ends_the_workers_and_the_next_epoch_has_new_ones() -> None
 
 
 ORPHANS = """
-import multiprocessing, os, signal, sys
+import multiprocessing, os, re, signal, sys, time
 sys.path.insert(0, {tests!r})
 from test_workers import make
 from unrolled.data.workers import WorkerLoader
 loader = WorkerLoader(make("random", 100, 0, 1), 2)
 batches = iter(loader)
 next(batches)
-# As a terminal's Ctrl-C or SLURM's warning, which reach the whole group.
+# As a terminal's Ctrl-C or SLURM's warning, which reach the whole group, once all are at work.
+def ignores(pid, number):
+    status = open(f"/proc/{{pid}}/status").read()
+    return int(re.search("SigIgn:\\s+(\\w+)", status)[1], 16) >> (number - 1) & 1
 for child in multiprocessing.active_children():
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    while not ignores(child.pid, signal.SIGUSR1):
+        time.sleep(0.01)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         os.kill(child.pid, number)
 for _ in range(15):
     next(batches)
