@@ -128,7 +128,7 @@ class DuckDB:
 
     Args:
         connection: To a database of its own.
-        folder: Where a CSV is copied that DuckDB can't read as it is.
+        folder: Folder for the copy of a CSV that DuckDB can't read as it is.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path) -> None:

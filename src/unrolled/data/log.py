@@ -289,7 +289,7 @@ class EventLog(LogColumns):
         return {"events": self.other(Path(self.path)), "labels": labels}
 
     def other(self, path: Path) -> LogFiles | LogQuery:
-        """Other files in the place of this log.
+        """Other files, read instead of this log.
 
         A query that reads the table `log` is applied to them. In the place of any other query they
         stand for its result.

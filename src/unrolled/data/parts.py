@@ -61,9 +61,9 @@ class Parts:
 
     Args:
         connection: The connection that reads them.
-        name: Under which Arrow files are registered there.
+        name: Name under which Arrow files are registered.
         table: The files.
-        folder: Where a CSV is copied that DuckDB can't read as it is.
+        folder: Folder for the copy of a CSV that DuckDB can't read as it is.
 
     Raises:
         UserError: When one is missing, or is not what its name says.

@@ -57,7 +57,7 @@ def give_log(connection: duckdb.DuckDBPyConnection, files: LogFiles, folder: Pat
     Args:
         connection: The connection that runs the query.
         files: Files in any format that a log can have.
-        folder: Where a CSV is copied that DuckDB can't read as it is.
+        folder: Folder for the copy of a CSV that DuckDB can't read as it is.
 
     Raises:
         UserError: When they can't be read.
